@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory of the host behind a memory backend."""
+
+import os
+import re
+from pathlib import Path
+
+from memory import device_infos
+
+
+def host_address(vm, device='vm0'):
+    """Where QEMU has mapped the backend; some memory must be plugged."""
+    address = device_infos(vm)[device]['memaddr']
+    answer = vm.qmp.human(f'gpa2hva {address:#x}')
+    match = re.search(r'is 0x([0-9a-f]+)', answer)
+    if not match:
+        raise AssertionError(f'gpa2hva {address:#x}: {answer}')
+    return int(match.group(1), 16)
+
+
+def resident(vm, start, size):
+    """Bytes of [start, start + size) in QEMU that have host memory."""
+    total = 0
+    inside = False
+    with open(f'/proc/{vm.pid}/smaps', encoding='ascii',
+              errors='replace') as smaps:
+        for line in smaps:
+            match = re.match(r'([0-9a-f]+)-([0-9a-f]+) ', line)
+            if match:
+                first, last = (int(part, 16) for part in match.groups())
+                inside = start <= first and last <= start + size
+                if not inside and first < start + size and start < last:
+                    raise AssertionError(
+                        f'mapping {first:#x}-{last:#x} is shared with memory '
+                        f'beyond the backend at {start:#x}+{size:#x}')
+            elif inside and re.match(r'(Rss|\w+_Hugetlb):', line):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+class HostMemory:
+    """Host memory of the private backend of a device."""
+
+    def __init__(self, vm, device='vm0'):
+        self.vm = vm
+        self.size = device_infos(vm)[device]['max-size']
+        self.start = host_address(vm, device)
+
+    def used(self):
+        return resident(self.vm, self.start, self.size)
+
+
+class SharedHostMemory:
+    """Host memory of a memfd backend, counted where the file has blocks.
+
+    Unmapping from QEMU alone frees nothing of a shared file, and only the
+    file itself tells.
+    """
+
+    def __init__(self, vm, memdev):
+        self.path = self._find(vm.pid, memdev)
+
+    @staticmethod
+    def _find(pid, memdev):
+        found = []
+        for entry in Path(f'/proc/{pid}/fd').iterdir():
+            try:
+                name = os.readlink(entry)
+            except OSError:
+                continue
+            if name.startswith('/memfd:') and memdev in name:
+                found.append(entry)
+        if len(found) != 1:
+            raise AssertionError(f'{len(found)} memfds for {memdev}')
+        return found[0]
+
+    def used(self):
+        return os.stat(self.path).st_blocks * 512

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the kernel and the initramfs of the guest are."""
+
+import subprocess
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+
+# Debian's name of each architecture that we can boot.
+DEBIAN_ARCH = {'x86_64': 'amd64', 'aarch64': 'arm64'}
+
+
+class ImageMissing(Exception):
+    """There is no guest to boot, and none could be made."""
+
+
+def guest_image(arch):
+    """Return (kernel, initramfs) for an architecture, made when needed."""
+    debian = DEBIAN_ARCH[arch]
+    try:
+        done = subprocess.run(
+            [REPO / 'scripts' / 'guest-image', '--arch', debian],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False, timeout=600)
+    except subprocess.TimeoutExpired:
+        raise ImageMissing('scripts/guest-image took too long') from None
+    if done.returncode:
+        lines = done.stdout.strip().splitlines() or ['no output']
+        raise ImageMissing(lines[-1])
+    directory = REPO / 'build' / 'guest' / debian
+    return directory / 'linux', directory / 'initramfs.gz'
