@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-export TARGETS SANITIZERS QEMU_SRC JOBS
+export TARGETS SANITIZERS QEMU_SRC JOBS PATCH ADD VERIFY
 
 out := build/out$(if $(filter-out 0,$(SANITIZERS)),-asan)
 binary := $(out)/qemu-system-x86_64
@@ -32,6 +32,9 @@ tree: base
 
 build: tree
 	@scripts/build
+
+refresh:
+	@scripts/refresh
 
 lock: base
 	@scripts/lock-base

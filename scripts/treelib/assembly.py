@@ -57,7 +57,7 @@ def mention_idle_lines(patches, ours):
 def touch_new_links(repo, changed):
     """A file that takes the place of the base's may be older than what was
     compiled from that one; ninja only compares times."""
-    for path, (mode, _) in changed.items():
+    for path, (_, (mode, _)) in changed.items():
         target = paths.ROOT / path
         if mode == stack.LINK_MODE and target.is_file():
             os.utime(target)

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import re
+import tempfile
+from pathlib import Path
 
 from treelib import paths
 from treelib.gitio import GitError, Repository
@@ -18,6 +20,7 @@ ASSEMBLED = "refs/vmem/assembled"
 BASE_REF = "refs/heads/base"
 BRANCH = "refs/heads/assembled"
 LINK_MODE = "120000"
+ABSENT = ("000000", "0" * 40)
 # Without index lines: they name blobs, so that an unrelated change of the
 # base would change every patch.
 DIFF_OPTIONS = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames",
@@ -126,12 +129,14 @@ def build_stack(repo, patches, ours):
 
 
 def changed_paths(repo, old, new):
-    """{path: (mode, blob)} of what NEW has in place of OLD's; a path that is
-    gone has the mode 000000."""
+    """{path: (entry in OLD, entry in NEW)}; an entry is (mode, blob)."""
     raw = repo.git("diff-tree", "-r", "-z", "--no-renames", old, new)
     words = raw.split("\0")[:-1]
-    return {path: (meta.split()[1], meta.split()[3])
-            for meta, path in zip(words[::2], words[1::2])}
+    found = {}
+    for meta, path in zip(words[::2], words[1::2]):
+        old_mode, new_mode, old_blob, new_blob = meta[1:].split()[:4]
+        found[path] = (old_mode, old_blob), (new_mode, new_blob)
+    return found
 
 
 def worktree_blob(repo, path):
@@ -140,7 +145,7 @@ def worktree_blob(repo, path):
     if file.is_symlink():
         return LINK_MODE, repo.store_blob(os.readlink(file))
     if not file.is_file():
-        return "000000", "0" * 40
+        return ABSENT
     mode = "100755" if os.access(file, os.X_OK) else "100644"
     return mode, repo.store_blob(file.read_bytes())
 
@@ -169,7 +174,7 @@ def check_out(repo, commit):
         changed = {}
     else:
         changed = changed_paths(repo, current, commit)
-        settle(repo, changed, set(edited_paths(repo, current)))
+        settle(repo, current, changed)
         try:
             repo.git("read-tree", "-m", "-u", current, commit)
         except GitError as error:
@@ -183,21 +188,73 @@ def check_out(repo, commit):
     return changed
 
 
-def settle(repo, changed, edited):
-    """Let git know of edits that already are what a file is to become."""
-    for path in sorted(edited & set(changed)):
-        wanted = changed[path]
+def settle(repo, current, changed):
+    """Prepare for a checkout that meets edits in files that have to change.
+
+    An edit that already is what the file is to become is left as it is; any
+    other is merged with what the patches now say.
+    """
+    edited = set(edited_paths(repo, current)) & set(changed)
+    edited |= {path for path, (old, _) in changed.items()
+               if old == ABSENT and os.path.lexists(paths.TREE / path)}
+    merged = {}
+    for path in sorted(edited):
         there = worktree_blob(repo, path)
-        if there != wanted:
-            raise Failure(f"build/tree/{path} has an edit that is in no patch, "
-                          "and the patches now change that file; run 'make "
-                          "refresh' first, or undo the edit with 'git "
-                          f"checkout {path}' in build/tree")
-        if there[0] == "000000":
-            repo.git("update-index", "--force-remove", "--", path)
-        else:
-            repo.git("update-index", "--add", "--cacheinfo",
-                     f"{there[0]},{there[1]},{path}")
+        old, new = changed[path]
+        if there != new:
+            merged[path] = merge_entries(repo, there, old, new)
+            if merged[path] is None:
+                raise Failure(f"build/tree/{path} has an edit that conflicts "
+                              "with what the patches now change there; save "
+                              f"it ('git diff {path}' in build/tree), undo it "
+                              f"('git checkout {path}') and make it again")
+    for path in edited:
+        set_entry(repo, path, changed[path][1])
+        if path in merged and merged[path] != worktree_blob(repo, path):
+            (paths.TREE / path).write_bytes(
+                repo.git("cat-file", "blob", merged[path][1], text=False))
+
+
+def set_entry(repo, path, entry, index=None):
+    mode, blob = entry
+    if mode == ABSENT[0]:
+        repo.git("update-index", "--force-remove", "--", path, index=index)
+    else:
+        repo.git("update-index", "--add", "--replace", "--cacheinfo",
+                 f"{mode},{blob},{path}", index=index)
+
+
+def entry_at(repo, revision, path):
+    """(mode, blob) of a path in a commit."""
+    line = repo.git("ls-tree", revision, "--", path)
+    if not line:
+        return ABSENT
+    mode, _, blob = line.split("\t")[0].split()
+    return mode, blob
+
+
+def merge_entries(repo, mine, old, theirs):
+    """Merge two changes of a regular file; None where they conflict."""
+    if old == mine:
+        return theirs
+    if old == theirs or mine == theirs:
+        return mine
+    entries = (mine, old, theirs)
+    if any(not mode.startswith("100") for mode, _ in entries):
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        files = []
+        for name, (_, blob) in zip(("mine", "old", "theirs"), entries):
+            files.append(Path(scratch) / name)
+            files[-1].write_bytes(repo.git("cat-file", "blob", blob,
+                                           text=False))
+        try:
+            content = repo.git("merge-file", "-p", "-q", *map(str, files),
+                               text=False)
+        except GitError:
+            return None
+    mode = mine[0] if mine[0] != old[0] else theirs[0]
+    return mode, repo.store_blob(content)
 
 
 def first_line(text):
