@@ -1,0 +1,263 @@
+/*
+ * virtio-mem: what the modules of the device need of each other
+ *
+ * All functions are called under the BQL. Modules call downwards only:
+ *
+ *     virtio-mem (QOM, configuration space, reset)
+ *       |-- virtio-mem-requests (the guest's wishes)
+ *       |-- virtio-mem-migration (the stream's; busy or not)
+ *       `-- virtio-mem-validate (the user's configuration)
+ *             `-- virtio-mem-sizes (defaults)
+ *     requests, migration, reset
+ *       `-- virtio-mem-plug (carries a change out)
+ *             |-- virtio-mem-discard (tells the users of the region)
+ *             `-- virtio-mem-blocks (the state)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_MEM_INTERNAL_H
+#define HW_VIRTIO_MEM_INTERNAL_H
+
+#include "hw/virtio/virtio-mem.h"
+#include "migration/vmstate.h"
+
+/* Anything smaller makes a bitmap that is large for what it describes. */
+#define VIRTIO_MEM_MIN_BLOCK_SIZE 0x100000
+
+/* -- virtio-mem-sizes: what the host and the guest are like -- */
+
+/**
+ * virtio_mem_default_block_size - block size if the user does not choose
+ * @rb: the backend's RAM block, or NULL if there is none yet
+ *
+ * A block should not be smaller than the pages that the host likes to use: a
+ * smaller one would break up transparent huge pages when it is discarded, and
+ * would be populated along with its neighbour.
+ *
+ * Returns: in bytes, a power of two, at least the minimum block size and at
+ * least the page size of @rb.
+ */
+uint64_t virtio_mem_default_block_size(RAMBlock *rb);
+
+/**
+ * virtio_mem_usable_extent - how far the usable region reaches beyond a request
+ * @ms: the machine, fully created
+ *
+ * Linux adds memory in memory blocks of its own and ignores a usable region
+ * that ends within one. Where the device's region starts in the middle of such
+ * a block, it takes two of them to be sure that a whole one fits.
+ *
+ * Returns: twice the largest memory block that Linux would use on this machine,
+ * in bytes.
+ */
+uint64_t virtio_mem_usable_extent(const MachineState *ms);
+
+/**
+ * virtio_mem_auto_unplugged_inaccessible - decide "auto"
+ * @rb: the backend's RAM block
+ *
+ * Returns: true unless guests without VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE exist
+ * for this target and reading unplugged memory of @rb costs no host memory.
+ */
+bool virtio_mem_auto_unplugged_inaccessible(RAMBlock *rb);
+
+/**
+ * virtio_mem_has_shared_zeropage - is reading unplugged memory free?
+ * @rb: the backend's RAM block
+ *
+ * Returns: true if a read of discarded memory maps the kernel's zero page and
+ * allocates nothing: private anonymous memory with ordinary pages.
+ */
+bool virtio_mem_has_shared_zeropage(RAMBlock *rb);
+
+/* -- virtio-mem-validate: is what the user configured possible? -- */
+
+/**
+ * virtio_mem_validate_users - check who gives the memory and who gets it
+ * @vmem: the device, about to be realized
+ * @errp: names the property of memory backend, bus, NUMA node or the option
+ *        that does not fit
+ *
+ * Returns: true if @vmem has a memory backend that it can use on this machine.
+ */
+bool virtio_mem_validate_users(const VirtIOMEM *vmem, Error **errp);
+
+/**
+ * virtio_mem_validate_sizes - check how address and sizes fit to each other
+ * @vmem: the device, virtio_mem_validate_users(), with the block size chosen
+ * @errp: names the property, its value and what it has to be
+ *
+ * Warns about a block size that works but costs performance.
+ *
+ * Returns: true if the geometry is valid.
+ */
+bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp);
+
+/* -- virtio-mem-discard: the RamDiscardManager of the region -- */
+
+/**
+ * virtio_mem_discard_class_init - fill in the interface's methods
+ * @klass: the class of the device
+ */
+void virtio_mem_discard_class_init(ObjectClass *klass);
+
+/**
+ * virtio_mem_discard_notify_populate - ask all listeners to take blocks in use
+ * @vmem: the realized device
+ * @range: blocks that are unplugged
+ *
+ * Returns: 0 if all agreed; the negative errno of the first that did not, and
+ * then those asked before it were told to drop the blocks again.
+ */
+int virtio_mem_discard_notify_populate(VirtIOMEM *vmem, VirtIOMEMRange range);
+
+/**
+ * virtio_mem_discard_notify_discard - tell all listeners that blocks are gone
+ * @vmem: the realized device
+ * @range: blocks that were plugged
+ */
+void virtio_mem_discard_notify_discard(VirtIOMEM *vmem, VirtIOMEMRange range);
+
+/**
+ * virtio_mem_discard_notify_discard_all - the same for all plugged blocks
+ * @vmem: the realized device, its bitmap not yet cleared
+ */
+void virtio_mem_discard_notify_discard_all(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_discard_replay - tell all listeners of all plugged blocks
+ * @vmem: the realized device; no listener knows of a plugged block
+ *
+ * Returns: 0, or the negative errno of the first listener that refused; then
+ * no listener knows of a plugged block.
+ */
+int virtio_mem_discard_replay(VirtIOMEM *vmem);
+
+/* -- virtio-mem-plug: the only place that changes the state of blocks -- */
+
+/**
+ * virtio_mem_plug - make blocks usable by the guest
+ * @vmem: the realized device
+ * @range: unplugged blocks of the usable region, within the requested size
+ *
+ * Returns: 0; -ENOMEM where preallocation failed, or the negative errno of a
+ * listener that refused. On failure nothing has changed, and the host memory
+ * that was allocated on the way is freed.
+ */
+int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range);
+
+/**
+ * virtio_mem_unplug - take blocks away and free their host memory
+ * @vmem: the realized device
+ * @range: plugged blocks
+ *
+ * Returns: 0, or a negative errno if the host would not discard the memory;
+ * the blocks stay plugged and the listeners have heard of nothing.
+ */
+int virtio_mem_unplug(VirtIOMEM *vmem, VirtIOMEMRange range);
+
+/**
+ * virtio_mem_unplug_all - take all blocks away and recompute the usable region
+ * @vmem: the realized device
+ * @whole_region: free the host memory of the whole region (a misbehaving guest
+ *                may have touched memory beyond the usable region), not only
+ *                that of the usable region
+ *
+ * Tells the driver if the usable region changed.
+ *
+ * Returns: 0, or a negative errno as for virtio_mem_unplug().
+ */
+int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region);
+
+/**
+ * virtio_mem_discard_unplugged - free host memory of everything not plugged
+ * @vmem: the realized device
+ *
+ * Returns: 0, or the negative errno of the first failure; the rest is tried
+ * nevertheless.
+ */
+int virtio_mem_discard_unplugged(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_set_requested_size - ask the guest for another size
+ * @vmem: the realized device
+ * @size: in bytes, a multiple of the block size, at most the region's size
+ *
+ * Grows the usable region where @size needs it and notifies the driver, even
+ * if nothing changed: to ask again is a way to wake a driver that gave up.
+ */
+void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size);
+
+/**
+ * virtio_mem_notify_size - tell the user about a new plugged size
+ * @vmem: the realized device
+ * @old_size: plugged size when it was last told, in bytes
+ */
+void virtio_mem_notify_size(VirtIOMEM *vmem, uint64_t old_size);
+
+/* -- virtio-mem-requests: the queue -- */
+
+/**
+ * virtio_mem_requests_init - create the request queue
+ * @vmem: the device, with virtio_init() done
+ */
+void virtio_mem_requests_init(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_requests_cleanup - delete the request queue
+ * @vmem: the device, before virtio_cleanup()
+ */
+void virtio_mem_requests_cleanup(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_requests_resume - look at the queue now that the VM runs again
+ * @vmem: the realized device
+ */
+void virtio_mem_requests_resume(VirtIOMEM *vmem);
+
+/* -- virtio-mem-migration: the stream, and when to keep still -- */
+
+extern const VMStateDescription vmstate_virtio_mem_device;
+
+/**
+ * virtio_mem_migration_init - start to watch migrations
+ * @vmem: the device with its geometry known
+ */
+void virtio_mem_migration_init(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_migration_cleanup - stop to watch migrations
+ * @vmem: the device
+ */
+void virtio_mem_migration_cleanup(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_migration_busy - must the state of blocks stay as it is?
+ *
+ * While memory is sent, a block plugged now would reach the destination with
+ * other content than the guest sees here, and one unplugged now may already be
+ * in the stream. An incoming postcopy cannot cope with discards at all, and
+ * during an incoming precopy the memory that arrives would be thrown away.
+ *
+ * Returns: true from the set-up of a migration (or background snapshot) until
+ * it ended, failed or was cancelled, and while one comes in.
+ */
+bool virtio_mem_migration_busy(void);
+
+/**
+ * virtio_mem_migration_owe_kick - the guest was told to try again later
+ * @vmem: the realized device, virtio_mem_migration_busy()
+ *
+ * The driver gets a configuration interrupt as soon as the device is not busy
+ * any more and the VM runs.
+ */
+void virtio_mem_migration_owe_kick(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_migration_resume - the VM runs: give the sign that is owed
+ * @vmem: the realized device
+ */
+void virtio_mem_migration_resume(VirtIOMEM *vmem);
+
+#endif /* HW_VIRTIO_MEM_INTERNAL_H */

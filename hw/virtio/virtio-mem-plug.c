@@ -1,0 +1,154 @@
+/*
+ * virtio-mem: carries out changes of blocks and of sizes
+ *
+ * Whoever asked (guest, user, reset) and whether that was allowed is decided
+ * by the caller. Here each change is complete or did not happen: what can fail
+ * comes first, the state last.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "exec/cpu-common.h"
+#include "qapi/error.h"
+#include "virtio-mem-internal.h"
+#include "trace.h"
+
+static int discard_range(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    return ram_block_discard_range(vmem->memdev->mr.ram_block,
+                                   virtio_mem_range_offset(&vmem->blocks,
+                                                           range),
+                                   virtio_mem_range_size(&vmem->blocks, range));
+}
+
+static int preallocate(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    MemoryRegion *mr = &vmem->memdev->mr;
+    char *area = memory_region_get_ram_ptr(mr);
+    Error *err = NULL;
+
+    qemu_prealloc_mem(memory_region_get_fd(mr),
+                      area + virtio_mem_range_offset(&vmem->blocks, range),
+                      virtio_mem_range_size(&vmem->blocks, range),
+                      1, NULL, &err);
+    if (!err) {
+        return 0;
+    }
+
+    /* The guest tries again and again: once is enough for the log. */
+    if (!vmem->prealloc_warned) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(vmem));
+
+        vmem->prealloc_warned = true;
+        warn_reportf_err(error_copy(err), "%s: the guest cannot get memory "
+                         "that it was promised (said once only): ", path);
+    }
+    error_free(err);
+    return -ENOMEM;
+}
+
+int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    int ret = vmem->prealloc ? preallocate(vmem, range) : 0;
+
+    if (!ret) {
+        ret = virtio_mem_discard_notify_populate(vmem, range);
+    }
+    if (ret) {
+        /* Preallocation or a listener may have populated a part already. */
+        discard_range(vmem, range);
+        return ret;
+    }
+
+    virtio_mem_blocks_set(&vmem->blocks, range, true);
+    return 0;
+}
+
+int virtio_mem_unplug(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    /*
+     * Only the discard can fail. Listeners hear of it afterwards, because
+     * they cannot be asked to take the blocks back.
+     */
+    int ret = discard_range(vmem, range);
+
+    if (ret) {
+        return ret;
+    }
+
+    virtio_mem_discard_notify_discard(vmem, range);
+    virtio_mem_blocks_set(&vmem->blocks, range, false);
+    return 0;
+}
+
+int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region)
+{
+    const VirtIOMEMRange range = {
+        0, whole_region ? vmem->blocks.nb_blocks : vmem->blocks.nb_usable
+    };
+    const uint64_t old_usable = virtio_mem_blocks_usable(&vmem->blocks);
+    const uint64_t old_size = virtio_mem_blocks_plugged(&vmem->blocks);
+    uint64_t usable;
+    int ret;
+
+    /*
+     * One call for everything costs the host what is populated. Unplugged
+     * blocks are included: guests that may read them can have populated them.
+     */
+    ret = range.end ? discard_range(vmem, range) : 0;
+    if (ret) {
+        return ret;
+    }
+
+    virtio_mem_discard_notify_discard_all(vmem);
+    virtio_mem_blocks_clear(&vmem->blocks);
+
+    usable = virtio_mem_blocks_usable_size(&vmem->blocks, vmem->requested_size,
+                                           vmem->usable_extent);
+    trace_virtio_mem_unplug_all(old_size, old_usable, usable);
+    if (virtio_mem_blocks_resize_usable(&vmem->blocks, usable)) {
+        virtio_notify_config(VIRTIO_DEVICE(vmem));
+    }
+    virtio_mem_notify_size(vmem, old_size);
+    return 0;
+}
+
+int virtio_mem_discard_unplugged(VirtIOMEM *vmem)
+{
+    VirtIOMEMRange within = { 0, vmem->blocks.nb_blocks };
+    VirtIOMEMRange run;
+    int first_error = 0;
+
+    while (virtio_mem_blocks_next(&vmem->blocks, &within, false, &run)) {
+        int ret = discard_range(vmem, run);
+
+        first_error = first_error ?: ret;
+    }
+    return first_error;
+}
+
+void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)
+{
+    const uint64_t old_usable = virtio_mem_blocks_usable(&vmem->blocks);
+    const uint64_t usable = virtio_mem_blocks_usable_size(&vmem->blocks, size,
+                                                          vmem->usable_extent);
+
+    /* Only UNPLUG_ALL and system reset may shrink it. */
+    virtio_mem_blocks_resize_usable(&vmem->blocks, MAX(usable, old_usable));
+    vmem->requested_size = size;
+
+    trace_virtio_mem_set_requested_size(size, old_usable,
+                                        MAX(usable, old_usable));
+    virtio_notify_config(VIRTIO_DEVICE(vmem));
+}
+
+void virtio_mem_notify_size(VirtIOMEM *vmem, uint64_t old_size)
+{
+    uint64_t size = virtio_mem_blocks_plugged(&vmem->blocks);
+
+    if (size != old_size) {
+        notifier_list_notify(&vmem->size_change_notifiers, &size);
+    }
+}

@@ -1,0 +1,142 @@
+/*
+ * virtio-mem: is what the user configured possible?
+ *
+ * The texts of the messages up to the first detail are known to management
+ * software and test suites.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/host-utils.h"
+#include "exec/cpu-common.h"
+#include "hw/boards.h"
+#include "hw/mem/memory-device.h"
+#include "qapi/error.h"
+#include "sysemu/numa.h"
+#include "sysemu/sysemu.h"
+#include "virtio-mem-internal.h"
+
+static bool validate_memdev(const VirtIOMEM *vmem, Error **errp)
+{
+    HostMemoryBackend *memdev = vmem->memdev;
+    g_autofree char *id = NULL;
+
+    if (!memdev) {
+        error_setg(errp, "'%s' property is not set", VIRTIO_MEM_MEMDEV_PROP);
+        return false;
+    }
+
+    id = g_strdup(object_get_canonical_path_component(OBJECT(memdev)));
+    if (host_memory_backend_is_mapped(memdev)) {
+        error_setg(errp, "'%s' property specifies a busy memdev: %s",
+                   VIRTIO_MEM_MEMDEV_PROP, id);
+        return false;
+    }
+    if (!memory_region_is_ram(&memdev->mr) || !memdev->mr.ram_block ||
+        memory_region_is_rom(&memdev->mr)) {
+        error_setg(errp, "'%s' property specifies an unsupported memdev: %s"
+                   " is not writable memory", VIRTIO_MEM_MEMDEV_PROP, id);
+        return false;
+    }
+    if (memdev->prealloc) {
+        error_setg(errp, "'%s' property specifies a memdev with preallocation"
+                   " enabled: %s. Instead, specify '%s=on' for the virtio-mem"
+                   " device.", VIRTIO_MEM_MEMDEV_PROP, id,
+                   VIRTIO_MEM_PREALLOC_PROP);
+        return false;
+    }
+    return true;
+}
+
+static bool validate_machine(const VirtIOMEM *vmem, Error **errp)
+{
+    const MachineState *ms = MACHINE(qdev_get_machine());
+    const int nb_nodes = ms->numa_state ? ms->numa_state->num_nodes : 0;
+
+    if (!object_dynamic_cast(OBJECT(DEVICE(vmem)->parent_bus->parent),
+                             TYPE_MEMORY_DEVICE)) {
+        error_setg(errp, "this bus does not map memory of its devices; use"
+                   " virtio-mem-pci");
+        return false;
+    }
+    if (vmem->node >= MAX(nb_nodes, 1)) {
+        error_setg(errp, "'%s' property has value '%" PRIu32 "', which exceeds"
+                   " the number of NUMA nodes, %d (they count from 0)",
+                   VIRTIO_MEM_NODE_PROP, vmem->node, MAX(nb_nodes, 1));
+        return false;
+    }
+    if (enable_mlock) {
+        error_setg(errp, "Incompatible with mlock: locked memory cannot be"
+                   " given back; use '-overcommit mem-lock=off'");
+        return false;
+    }
+    return true;
+}
+
+bool virtio_mem_validate_users(const VirtIOMEM *vmem, Error **errp)
+{
+    return validate_memdev(vmem, errp) && validate_machine(vmem, errp);
+}
+
+static bool validate_multiple(const VirtIOMEM *vmem, const char *what,
+                           uint64_t value, Error **errp)
+{
+    if (QEMU_IS_ALIGNED(value, vmem->block_size)) {
+        return true;
+    }
+    error_setg(errp, "'%s' property has to be multiples of '%s' (0x%" PRIx64
+               "), which 0x%" PRIx64 " is not", what,
+               VIRTIO_MEM_BLOCK_SIZE_PROP, vmem->block_size, value);
+    return false;
+}
+
+bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
+{
+    RAMBlock *rb = vmem->memdev->mr.ram_block;
+    const uint64_t region_size = memory_region_size(&vmem->memdev->mr);
+    const uint64_t default_size = virtio_mem_default_block_size(rb);
+
+    if (vmem->block_size < qemu_ram_pagesize(rb)) {
+        error_setg(errp, "'%s' property has to be at least the page size"
+                   " (0x%zx), 0x%" PRIx64 " is less",
+                   VIRTIO_MEM_BLOCK_SIZE_PROP, qemu_ram_pagesize(rb),
+                   vmem->block_size);
+        return false;
+    }
+    if (!validate_multiple(vmem, VIRTIO_MEM_REQUESTED_SIZE_PROP,
+                        vmem->requested_size, errp) ||
+        !validate_multiple(vmem, VIRTIO_MEM_ADDR_PROP, vmem->addr, errp)) {
+        return false;
+    }
+    if (!QEMU_IS_ALIGNED(region_size, vmem->block_size)) {
+        error_setg(errp, "'%s' property: the size of the memdev, 0x%" PRIx64
+                   ", has to be multiples of '%s' (0x%" PRIx64 ")",
+                   VIRTIO_MEM_MEMDEV_PROP, region_size,
+                   VIRTIO_MEM_BLOCK_SIZE_PROP, vmem->block_size);
+        return false;
+    }
+    if (vmem->requested_size > region_size) {
+        error_setg(errp, "'%s' property (0x%" PRIx64 ") cannot exceed the"
+                   " memory backend size (0x%" PRIx64 ")",
+                   VIRTIO_MEM_REQUESTED_SIZE_PROP, vmem->requested_size,
+                   region_size);
+        return false;
+    }
+    if (region_size / vmem->block_size > VIRTIO_MEM_MAX_BLOCKS) {
+        error_setg(errp, "'%s' property (0x%" PRIx64 ") is too small for a"
+                   " memdev of 0x%" PRIx64 " bytes, which needs at least 0x%"
+                   PRIx64, VIRTIO_MEM_BLOCK_SIZE_PROP, vmem->block_size,
+                   region_size,
+                   pow2ceil(DIV_ROUND_UP(region_size, VIRTIO_MEM_MAX_BLOCKS)));
+        return false;
+    }
+
+    if (vmem->block_size < default_size) {
+        warn_report("'%s' property is smaller than the default block size"
+                    " (0x%" PRIx64 "): transparent huge pages of the host get"
+                    " split", VIRTIO_MEM_BLOCK_SIZE_PROP, default_size);
+    }
+    return true;
+}

@@ -1,0 +1,434 @@
+/*
+ * virtio-mem: the device as QOM and virtio see it
+ *
+ * Properties, realize, configuration space, features, reset. What happens to
+ * blocks is in the modules that virtio-mem-internal.h lists.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/host-utils.h"
+#include "exec/cpu-common.h"
+#include "hw/boards.h"
+#include "hw/qdev-properties.h"
+#include "hw/virtio/virtio-bus.h"
+#include "migration/vmstate.h"
+#include "qapi/error.h"
+#include "qapi/visitor.h"
+#include "standard-headers/linux/virtio_ids.h"
+#include "standard-headers/linux/virtio_mem.h"
+#include "sysemu/numa.h"
+#include "sysemu/reset.h"
+#include "sysemu/runstate.h"
+#include "virtio-mem-internal.h"
+#include CONFIG_DEVICES
+
+static uint64_t memdev_size(const VirtIOMEM *vmem)
+{
+    return memory_region_size(&vmem->memdev->mr);
+}
+
+static bool is_being_unplugged(const VirtIOMEM *vmem)
+{
+    return DEVICE(vmem)->parent_bus->parent->pending_deleted_event;
+}
+
+/* -- what the proxy asks -- */
+
+MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp)
+{
+    if (!vmem->memdev) {
+        error_setg(errp, "'%s' property is not set", VIRTIO_MEM_MEMDEV_PROP);
+        return NULL;
+    }
+    return &vmem->memdev->mr;
+}
+
+void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
+                                 VirtioMEMDeviceInfo *info)
+{
+    info->memaddr = vmem->addr;
+    info->node = vmem->node;
+    info->requested_size = vmem->requested_size;
+    info->size = virtio_mem_blocks_plugged(&vmem->blocks);
+    info->max_size = virtio_mem_blocks_region_size(&vmem->blocks);
+    info->block_size = vmem->block_size;
+    info->memdev = object_get_canonical_path(OBJECT(vmem->memdev));
+}
+
+bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
+{
+    const uint64_t size = virtio_mem_blocks_plugged(&vmem->blocks);
+    const char *obstacle = NULL;
+
+    if (size && vmem->requested_size) {
+        obstacle = "'" VIRTIO_MEM_SIZE_PROP "' != '0'";
+    } else if (size) {
+        obstacle = "some of its memory is still plugged";
+    } else if (vmem->requested_size) {
+        obstacle = "'" VIRTIO_MEM_REQUESTED_SIZE_PROP "' != '0'";
+    }
+
+    if (obstacle) {
+        error_setg(errp, "virtio-mem device cannot get unplugged while %s"
+                   " (size 0x%" PRIx64 ", requested 0x%" PRIx64 ")", obstacle,
+                   size, vmem->requested_size);
+        error_append_hint(errp, "Set '%s' to 0 and wait until the guest has"
+                          " unplugged everything.\n",
+                          VIRTIO_MEM_REQUESTED_SIZE_PROP);
+    }
+    return !obstacle;
+}
+
+/* -- configuration space and features -- */
+
+static void virtio_mem_get_config(VirtIODevice *vdev, uint8_t *config_data)
+{
+    const VirtIOMEM *vmem = VIRTIO_MEM(vdev);
+    const VirtIOMEMBlocks *blocks = &vmem->blocks;
+    struct virtio_mem_config config = {
+        .block_size = cpu_to_le64(blocks->block_size),
+        .node_id = cpu_to_le16(vmem->node),
+        .addr = cpu_to_le64(blocks->addr),
+        .region_size = cpu_to_le64(virtio_mem_blocks_region_size(blocks)),
+        .usable_region_size = cpu_to_le64(virtio_mem_blocks_usable(blocks)),
+        .plugged_size = cpu_to_le64(virtio_mem_blocks_plugged(blocks)),
+        .requested_size = cpu_to_le64(vmem->requested_size),
+    };
+
+    memcpy(config_data, &config, sizeof(config));
+}
+
+/* The node in the configuration space is a proximity domain of ACPI. */
+static bool has_proximity_domains(void)
+{
+#ifdef CONFIG_ACPI
+    return true;
+#else
+    const MachineState *ms = MACHINE(qdev_get_machine());
+
+    return ms->numa_state && ms->numa_state->num_nodes > 0;
+#endif
+}
+
+static uint64_t virtio_mem_get_features(VirtIODevice *vdev, uint64_t features,
+                                        Error **errp)
+{
+    const VirtIOMEM *vmem = VIRTIO_MEM(vdev);
+
+    if (has_proximity_domains()) {
+        virtio_add_feature(&features, VIRTIO_MEM_F_ACPI_PXM);
+    }
+    if (vmem->unplugged_inaccessible == ON_OFF_AUTO_ON) {
+        virtio_add_feature(&features, VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE);
+    }
+    return features;
+}
+
+static int virtio_mem_validate_features(VirtIODevice *vdev)
+{
+    const unsigned int bit = VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE;
+
+    /* A driver that reads unplugged memory would not get what it expects. */
+    if (virtio_host_has_feature(vdev, bit) &&
+        !virtio_vdev_has_feature(vdev, bit)) {
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* -- realize, unrealize, reset -- */
+
+static void decide_unplugged_inaccessible(VirtIOMEM *vmem)
+{
+    RAMBlock *rb = vmem->memdev->mr.ram_block;
+
+    if (vmem->unplugged_inaccessible == ON_OFF_AUTO_AUTO) {
+        vmem->unplugged_inaccessible =
+            virtio_mem_auto_unplugged_inaccessible(rb) ? ON_OFF_AUTO_ON
+                                                       : ON_OFF_AUTO_OFF;
+    } else if (vmem->unplugged_inaccessible == ON_OFF_AUTO_OFF &&
+               !virtio_mem_has_shared_zeropage(rb)) {
+        warn_report("'%s' property set to 'off' with a memdev of which even"
+                    " reading unplugged memory takes host memory",
+                    VIRTIO_MEM_UNPLUGGED_INACCESSIBLE_PROP);
+    }
+}
+
+/* Take the right to discard, and start with nothing in the region. */
+static bool begin_discarding(VirtIOMEM *vmem, Error **errp)
+{
+    int ret;
+
+    if (ram_block_coordinated_discard_require(true)) {
+        error_setg(errp, "Discarding RAM is disabled: another device or option"
+                   " of this VM needs all of its memory to stay in place");
+        return false;
+    }
+
+    /* Another QEMU may still run on a shared file that migrates by itself. */
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        return true;
+    }
+    ret = ram_block_discard_range(vmem->memdev->mr.ram_block, 0,
+                                  memdev_size(vmem));
+    if (ret) {
+        error_setg_errno(errp, -ret, "the memory of memdev %s cannot be"
+                         " discarded", object_get_canonical_path_component(
+                             OBJECT(vmem->memdev)));
+        ram_block_coordinated_discard_require(false);
+        return false;
+    }
+    return true;
+}
+
+static void virtio_mem_system_reset(void *opaque)
+{
+    VirtIOMEM *vmem = opaque;
+
+    /* If it cannot be done now, the driver will ask for it: UNPLUG_ALL. */
+    if (!virtio_mem_migration_busy()) {
+        virtio_mem_unplug_all(vmem, true);
+    }
+}
+
+static void virtio_mem_vm_state_changed(void *opaque, bool running,
+                                        RunState state)
+{
+    VirtIOMEM *vmem = opaque;
+
+    if (running) {
+        virtio_mem_requests_resume(vmem);
+        virtio_mem_migration_resume(vmem);
+    }
+}
+
+static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    VirtIOMEM *vmem = VIRTIO_MEM(dev);
+    MemoryRegion *mr;
+
+    if (!virtio_mem_validate_users(vmem, errp)) {
+        return;
+    }
+    mr = &vmem->memdev->mr;
+    if (!vmem->block_size) {
+        vmem->block_size = virtio_mem_default_block_size(mr->ram_block);
+    }
+    if (!virtio_mem_validate_sizes(vmem, errp) ||
+        !begin_discarding(vmem, errp)) {
+        return;
+    }
+    decide_unplugged_inaccessible(vmem);
+
+    virtio_mem_blocks_init(&vmem->blocks, vmem->addr, memdev_size(vmem),
+                           vmem->block_size);
+    vmem->usable_extent =
+        virtio_mem_usable_extent(MACHINE(qdev_get_machine()));
+    virtio_init(vdev, VIRTIO_ID_MEM, sizeof(struct virtio_mem_config));
+    virtio_mem_requests_init(vmem);
+    virtio_mem_set_requested_size(vmem, vmem->requested_size);
+    virtio_mem_migration_init(vmem);
+
+    host_memory_backend_set_mapped(vmem->memdev, true);
+    vmstate_register_ram(mr, dev);
+    qemu_register_reset(virtio_mem_system_reset, vmem);
+    vmem->vm_state = qdev_add_vm_change_state_handler(
+        dev, virtio_mem_vm_state_changed, vmem);
+
+    /* Before the machine maps the region: who uses it then must find us. */
+    memory_region_set_ram_discard_manager(mr, RAM_DISCARD_MANAGER(vmem));
+}
+
+static void virtio_mem_device_unrealize(DeviceState *dev)
+{
+    VirtIOMEM *vmem = VIRTIO_MEM(dev);
+    MemoryRegion *mr = &vmem->memdev->mr;
+
+    /* The machine has unmapped the region, and with it went all listeners. */
+    memory_region_set_ram_discard_manager(mr, NULL);
+
+    /* A guest may eject the device without having unplugged its memory. */
+    virtio_mem_blocks_clear(&vmem->blocks);
+    virtio_mem_discard_unplugged(vmem);
+
+    qemu_del_vm_change_state_handler(vmem->vm_state);
+    qemu_unregister_reset(virtio_mem_system_reset, vmem);
+    vmstate_unregister_ram(mr, dev);
+    host_memory_backend_set_mapped(vmem->memdev, false);
+
+    virtio_mem_migration_cleanup(vmem);
+    virtio_mem_requests_cleanup(vmem);
+    virtio_cleanup(VIRTIO_DEVICE(dev));
+    virtio_mem_blocks_destroy(&vmem->blocks);
+    ram_block_coordinated_discard_require(false);
+}
+
+/* -- properties -- */
+
+static void get_size(Object *obj, Visitor *v, const char *name, void *opaque,
+                     Error **errp)
+{
+    uint64_t value = virtio_mem_blocks_plugged(&VIRTIO_MEM(obj)->blocks);
+
+    visit_type_size(v, name, &value, errp);
+}
+
+static void get_requested_size(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    uint64_t value = VIRTIO_MEM(obj)->requested_size;
+
+    visit_type_size(v, name, &value, errp);
+}
+
+static void set_requested_size(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    VirtIOMEM *vmem = VIRTIO_MEM(obj);
+    uint64_t value;
+
+    if (!visit_type_size(v, name, &value, errp)) {
+        return;
+    }
+
+    /* What it has to fit to is known only then; realize checks it. */
+    if (!DEVICE(obj)->realized) {
+        vmem->requested_size = value;
+        return;
+    }
+
+    if (is_being_unplugged(vmem)) {
+        error_setg(errp, "'%s' is fixed while an unplug of the device is"
+                   " pending", name);
+    } else if (!QEMU_IS_ALIGNED(value, vmem->block_size)) {
+        error_setg(errp, "'%s' has to be multiples of '%s' (0x%" PRIx64 "),"
+                   " which 0x%" PRIx64 " is not", name,
+                   VIRTIO_MEM_BLOCK_SIZE_PROP, vmem->block_size, value);
+    } else if (value > memdev_size(vmem)) {
+        error_setg(errp, "'%s' cannot exceed the memory backend size (0x%"
+                   PRIx64 "), which 0x%" PRIx64 " does", name,
+                   memdev_size(vmem), value);
+    } else {
+        virtio_mem_set_requested_size(vmem, value);
+    }
+}
+
+static void get_block_size(Object *obj, Visitor *v, const char *name,
+                           void *opaque, Error **errp)
+{
+    const VirtIOMEM *vmem = VIRTIO_MEM(obj);
+    uint64_t value = vmem->block_size;
+
+    /* Placement asks for it before realize has decided. */
+    if (!value) {
+        value = virtio_mem_default_block_size(
+            vmem->memdev ? vmem->memdev->mr.ram_block : NULL);
+    }
+    visit_type_size(v, name, &value, errp);
+}
+
+static void set_block_size(Object *obj, Visitor *v, const char *name,
+                           void *opaque, Error **errp)
+{
+    VirtIOMEM *vmem = VIRTIO_MEM(obj);
+    uint64_t value;
+
+    if (DEVICE(obj)->realized) {
+        error_setg(errp, "'%s' cannot be changed once the device is realized",
+                   name);
+        return;
+    }
+    if (!visit_type_size(v, name, &value, errp)) {
+        return;
+    }
+
+    if (value < VIRTIO_MEM_MIN_BLOCK_SIZE) {
+        error_setg(errp, "'%s' property has to be at least 0x%x, 0x%" PRIx64
+                   " is less", name, VIRTIO_MEM_MIN_BLOCK_SIZE, value);
+    } else if (!is_power_of_2(value)) {
+        error_setg(errp, "'%s' property has to be a power of two, which 0x%"
+                   PRIx64 " is not; 0x%" PRIx64 " is the next one", name, value,
+                   pow2ceil(value));
+    } else {
+        vmem->block_size = value;
+    }
+}
+
+static Property virtio_mem_properties[] = {
+    DEFINE_PROP_LINK(VIRTIO_MEM_MEMDEV_PROP, VirtIOMEM, memdev,
+                     TYPE_MEMORY_BACKEND, HostMemoryBackend *),
+    DEFINE_PROP_UINT32(VIRTIO_MEM_NODE_PROP, VirtIOMEM, node, 0),
+    DEFINE_PROP_UINT64(VIRTIO_MEM_ADDR_PROP, VirtIOMEM, addr, 0),
+    DEFINE_PROP_BOOL(VIRTIO_MEM_PREALLOC_PROP, VirtIOMEM, prealloc, false),
+    DEFINE_PROP_ON_OFF_AUTO(VIRTIO_MEM_UNPLUGGED_INACCESSIBLE_PROP, VirtIOMEM,
+                            unplugged_inaccessible, ON_OFF_AUTO_ON),
+    DEFINE_PROP_END_OF_LIST(),
+};
+
+static void virtio_mem_instance_init(Object *obj)
+{
+    VirtIOMEM *vmem = VIRTIO_MEM(obj);
+
+    QLIST_INIT(&vmem->discard_listeners);
+    notifier_list_init(&vmem->size_change_notifiers);
+
+    object_property_add(obj, VIRTIO_MEM_SIZE_PROP, "size", get_size, NULL,
+                        NULL, NULL);
+    object_property_add(obj, VIRTIO_MEM_REQUESTED_SIZE_PROP, "size",
+                        get_requested_size, set_requested_size, NULL, NULL);
+    object_property_add(obj, VIRTIO_MEM_BLOCK_SIZE_PROP, "size",
+                        get_block_size, set_block_size, NULL, NULL);
+}
+
+static const VMStateDescription vmstate_virtio_mem = {
+    .name = "virtio-mem",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .fields = (VMStateField[]) {
+        VMSTATE_VIRTIO_DEVICE,
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+static void virtio_mem_class_init(ObjectClass *klass, void *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(klass);
+    VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
+
+    device_class_set_props(dc, virtio_mem_properties);
+    dc->vmsd = &vmstate_virtio_mem;
+    dc->desc = "Memory that the guest plugs and unplugs in blocks";
+    set_bit(DEVICE_CATEGORY_MISC, dc->categories);
+
+    vdc->realize = virtio_mem_device_realize;
+    vdc->unrealize = virtio_mem_device_unrealize;
+    vdc->get_config = virtio_mem_get_config;
+    vdc->get_features = virtio_mem_get_features;
+    vdc->validate_features = virtio_mem_validate_features;
+    vdc->vmsd = &vmstate_virtio_mem_device;
+
+    virtio_mem_discard_class_init(klass);
+}
+
+static const TypeInfo virtio_mem_type = {
+    .name = TYPE_VIRTIO_MEM,
+    .parent = TYPE_VIRTIO_DEVICE,
+    .instance_size = sizeof(VirtIOMEM),
+    .instance_init = virtio_mem_instance_init,
+    .class_init = virtio_mem_class_init,
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_RAM_DISCARD_MANAGER },
+        { }
+    },
+};
+
+static void virtio_mem_register_types(void)
+{
+    type_register_static(&virtio_mem_type);
+}
+
+type_init(virtio_mem_register_types)

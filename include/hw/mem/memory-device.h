@@ -1,0 +1,199 @@
+/*
+ * Memory devices: devices that put memory into the space that a machine keeps
+ * for hotplug (-m maxmem=)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMORY_DEVICE_H
+#define MEMORY_DEVICE_H
+
+#include "hw/qdev-core.h"
+#include "qapi/qapi-types-machine.h"
+#include "qom/object.h"
+
+#define TYPE_MEMORY_DEVICE "memory-device"
+
+typedef struct MemoryDeviceClass MemoryDeviceClass;
+typedef struct MemoryDeviceState MemoryDeviceState;
+DECLARE_CLASS_CHECKERS(MemoryDeviceClass, MEMORY_DEVICE, TYPE_MEMORY_DEVICE)
+#define MEMORY_DEVICE(obj) \
+    INTERFACE_CHECK(MemoryDeviceState, (obj), TYPE_MEMORY_DEVICE)
+
+/**
+ * struct MemoryDeviceClass - what a memory device tells memory-device core
+ *
+ * Each device has exactly one memory region, which the core maps at one
+ * guest-physical address; what is inside of the region is the device's own
+ * affair. All methods are called under the BQL.
+ */
+struct MemoryDeviceClass {
+    InterfaceClass parent_class;
+
+    /**
+     * @get_addr: where the region is, or shall be
+     *
+     * Returns: guest-physical address in bytes; 0 if the user did not choose
+     * one and none has been assigned yet.
+     */
+    uint64_t (*get_addr)(const MemoryDeviceState *md);
+
+    /**
+     * @set_addr: be told the address that memory_device_pre_plug() found
+     *
+     * Called before the device is realized. @addr is the guest-physical
+     * address in bytes; @errp is set if the device cannot be there.
+     */
+    void (*set_addr)(MemoryDeviceState *md, uint64_t addr, Error **errp);
+
+    /**
+     * @get_plugged_size: memory that the guest can use now, in bytes
+     *
+     * Less than the region for devices that give memory away bit by bit.
+     * Called for realized devices; @errp is set, and 0 returned, on failure.
+     */
+    uint64_t (*get_plugged_size)(const MemoryDeviceState *md, Error **errp);
+
+    /**
+     * @get_memory_region: the region to map
+     *
+     * Called before and after realize, and always with the same result once
+     * it succeeded. Returns: the region; NULL with @errp set if the device is
+     * not configured for it.
+     */
+    MemoryRegion *(*get_memory_region)(MemoryDeviceState *md, Error **errp);
+
+    /**
+     * @get_min_alignment: alignment that the device needs beyond its region's
+     *
+     * Optional. Called before realize, with a region configured. Returns: the
+     * alignment in guest-physical address space, in bytes, a power of two.
+     */
+    uint64_t (*get_min_alignment)(const MemoryDeviceState *md);
+
+    /**
+     * @fill_device_info: answer query-memory-devices
+     *
+     * Called for realized devices. Sets type and data of @info.
+     */
+    void (*fill_device_info)(const MemoryDeviceState *md,
+                             MemoryDeviceInfo *info);
+
+    /**
+     * @check_unplug: may the user have this device removed?
+     *
+     * Optional: devices without it cannot be removed through
+     * memory_device_bus_unplug_request(). Returns: false with @errp set if
+     * something is in the way.
+     */
+    bool (*check_unplug)(const MemoryDeviceState *md, Error **errp);
+};
+
+/**
+ * memory_device_pre_plug - find a place for a device
+ * @md: the device, not realized
+ * @ms: the machine
+ * @legacy_align: alignment in bytes to use in place of what device and region
+ *                ask for (old machine types), or NULL
+ * @errp: says which limit or option is in the way
+ *
+ * Called by the machine's pre_plug handler, under the BQL. On success the
+ * device knows its address; on failure nothing has changed.
+ */
+void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
+                            const uint64_t *legacy_align, Error **errp);
+
+/**
+ * memory_device_plug - map the region of a device
+ * @md: the device, memory_device_pre_plug() succeeded
+ * @ms: the machine
+ *
+ * Called by the machine's plug handler, under the BQL. Cannot fail.
+ */
+void memory_device_plug(MemoryDeviceState *md, MachineState *ms);
+
+/**
+ * memory_device_unplug - unmap the region of a device
+ * @md: the device, plugged
+ * @ms: the machine
+ *
+ * Called by the machine's unplug handler, under the BQL, before the device is
+ * unrealized. Cannot fail.
+ */
+void memory_device_unplug(MemoryDeviceState *md, MachineState *ms);
+
+/**
+ * memory_device_get_region_size - size of the region of a device
+ * @md: the device
+ * @errp: set if it has no region yet
+ *
+ * Returns: the size in bytes; 0 with @errp set.
+ */
+uint64_t memory_device_get_region_size(const MemoryDeviceState *md,
+                                       Error **errp);
+
+/**
+ * qmp_memory_device_list - all realized memory devices
+ *
+ * Called by query-memory-devices and by all that tell firmware or the user
+ * where memory is, under the BQL.
+ *
+ * Returns: the devices by ascending address; the caller frees the list.
+ */
+MemoryDeviceInfoList *qmp_memory_device_list(void);
+
+/**
+ * get_plugged_memory_size - what all memory devices give to the guest now
+ *
+ * Returns: the sum in bytes; -1 from the stub, where no device can exist.
+ */
+uint64_t get_plugged_memory_size(void);
+
+/*
+ * Memory devices that sit on a bus of their own (virtio-mem-pci). They need
+ * both the machine, which maps the memory, and the bus, which presents the
+ * device to the guest. A machine that is the hotplug handler of such a device
+ * hands all four steps to these functions; they involve the bus's handler.
+ * The signature is that of the methods of HotplugHandlerClass; the BQL is held.
+ */
+
+/**
+ * memory_device_bus_pre_plug - ask the machine first, then the bus
+ * @machine: the machine, which is the device's hotplug handler
+ * @dev: the memory device, not realized
+ * @errp: set by the one that refused; nothing has changed then
+ */
+void memory_device_bus_pre_plug(HotplugHandler *machine, DeviceState *dev,
+                                Error **errp);
+
+/**
+ * memory_device_bus_plug - map the memory, then show the device to the guest
+ * @machine: the machine, which is the device's hotplug handler
+ * @dev: the memory device, realized
+ * @errp: set if the bus refused; the memory is unmapped then
+ */
+void memory_device_bus_plug(HotplugHandler *machine, DeviceState *dev,
+                            Error **errp);
+
+/**
+ * memory_device_bus_unplug_request - ask device, bus and guest for the removal
+ * @machine: the machine, which is the device's hotplug handler
+ * @dev: the memory device, plugged
+ * @errp: set if the device has to stay; the guest has heard of nothing then
+ */
+void memory_device_bus_unplug_request(HotplugHandler *machine,
+                                      DeviceState *dev, Error **errp);
+
+/**
+ * memory_device_bus_unplug - the guest let go of the device: remove it
+ * @machine: the machine, which is the device's hotplug handler
+ * @dev: the memory device; unrealized afterwards
+ * @errp: set if the bus refused; everything is as it was then
+ *
+ * A guest may eject a device at any time, with memory plugged and without a
+ * request, so that this must not depend on the state of the device.
+ */
+void memory_device_bus_unplug(HotplugHandler *machine, DeviceState *dev,
+                              Error **errp);
+
+#endif /* MEMORY_DEVICE_H */
