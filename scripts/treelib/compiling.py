@@ -16,12 +16,16 @@ OUT = paths.BUILD / "out"
 OUT_SANITIZERS = paths.BUILD / "out-asan"
 STAMP = "vmem-configured.json"
 
+# Firmware is not in Debian's tarball but in packages.
+FIRMWARE = ("/usr/share/qemu", "/usr/share/seabios", "/usr/lib/ipxe/qemu")
+
 # Just what a machine with our device and its tests needs.
 OPTIONS = ("--without-default-features", "--enable-kvm", "--enable-tcg",
            "--enable-fdt=system", "--enable-vhost-kernel", "--enable-vhost-net",
            "--enable-vhost-user", "--enable-vhost-user-blk-server",
            "--enable-tools", "--enable-coroutine-pool", "--enable-membarrier",
            "--enable-malloc-trim",
+           "--firmwarepath=" + ":".join(FIRMWARE),
            # The tree is a git repository, but not one with QEMU's submodules.
            "--with-git-submodules=ignore")
 
@@ -41,6 +45,7 @@ def build(targets, sanitizers=False):
     need_disk(200 if (out / "build.ninja").exists() else 1500, "the build")
     configure(out, targets, sanitizers, name)
     ninja(out, goals(out, targets), name)
+    link_firmware(out)
 
 
 def configure(out, targets, sanitizers, name):
@@ -134,6 +139,16 @@ def ninja(out, goals_, name):
                                   lambda _: explain_ninja(text)))
     say(f"{relative(out)} is up to date "
         f"({time.monotonic() - started:.0f} s): " + " ".join(goals_[:1]))
+
+
+def link_firmware(out):
+    """A QEMU that runs in its build directory looks for everything below
+    qemu-bundle there, also for files at absolute paths."""
+    for place in FIRMWARE:
+        link = out / "qemu-bundle" / place.lstrip("/")
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(place)
 
 
 def explain_ninja(text):
