@@ -12,7 +12,9 @@ export TARGETS SANITIZERS QEMU_SRC JOBS PATCH ADD VERIFY
 out := build/out$(if $(filter-out 0,$(SANITIZERS)),-asan)
 binary := $(out)/qemu-system-x86_64
 
-.PHONY: help setup packages base tree build demo run lock clean distclean
+.PHONY: help setup packages base tree build demo run refresh series lint lock
+.PHONY: check check-scripts check-unit check-qtest check-guest
+.PHONY: check-sanitizers clean distclean
 
 help:
 	@scripts/help
@@ -33,14 +35,47 @@ tree: base
 build: tree
 	@scripts/build
 
-refresh:
+# On a fresh clone these do everything, so they also install what is missing.
+demo: setup build
+	@scripts/demo --binary $(binary)
+
+check: setup build
+	@scripts/check scripts unit qtest guest
+
+check-scripts: packages
+	@scripts/check scripts
+
+check-unit: build
+	@scripts/check unit
+
+check-qtest: build
+	@scripts/check qtest
+
+check-guest: build
+	@scripts/check guest
+
+check-sanitizers: export SANITIZERS = 1
+check-sanitizers: build
+	@scripts/check unit qtest
+
+run: build
+	@scripts/run-guest --binary $(binary)
+
+refresh: base
 	@scripts/refresh
+
+series: tree
+	@scripts/make-series $(if $(filter-out 0,$(VERIFY)),--verify)
+
+lint: tree
+	@scripts/lint
 
 lock: base
 	@scripts/lock-base
 
-demo: setup build
-	@scripts/demo --binary $(binary)
+# What was downloaded stays, so that this works without network, too.
+clean:
+	@scripts/clean
 
-run: build
-	@scripts/run-guest --binary $(binary)
+distclean:
+	@scripts/clean --all

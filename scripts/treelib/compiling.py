@@ -32,7 +32,8 @@ OPTIONS = ("--without-default-features", "--enable-kvm", "--enable-tcg",
 # Tests of QEMU's own that walk through what we replace.
 BASE_QTESTS = ("device-introspect-test", "numa-test", "qmp-cmd-test",
                "test-hmp", "device-plug-test", "cpu-plug-test",
-               "machine-none-test")
+               "machine-none-test", "q35-test", "i440fx-test", "qmp-test",
+               "qom-test")
 TOOLS = ("qemu-img", "storage-daemon/qemu-storage-daemon",
          "contrib/vhost-user-blk/vhost-user-blk")
 UNIT_TEST = re.compile(r"tests/unit/test-(virtio-mem|memory-device)[^/.]*")
