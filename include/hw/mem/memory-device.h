@@ -31,30 +31,6 @@ struct MemoryDeviceClass {
     InterfaceClass parent_class;
 
     /**
-     * @get_addr: where the region is, or shall be
-     *
-     * Returns: guest-physical address in bytes; 0 if the user did not choose
-     * one and none has been assigned yet.
-     */
-    uint64_t (*get_addr)(const MemoryDeviceState *md);
-
-    /**
-     * @set_addr: be told the address that memory_device_pre_plug() found
-     *
-     * Called before the device is realized. @addr is the guest-physical
-     * address in bytes; @errp is set if the device cannot be there.
-     */
-    void (*set_addr)(MemoryDeviceState *md, uint64_t addr, Error **errp);
-
-    /**
-     * @get_plugged_size: memory that the guest can use now, in bytes
-     *
-     * Less than the region for devices that give memory away bit by bit.
-     * Called for realized devices; @errp is set, and 0 returned, on failure.
-     */
-    uint64_t (*get_plugged_size)(const MemoryDeviceState *md, Error **errp);
-
-    /**
      * @get_memory_region: the region to map
      *
      * Called before and after realize, and always with the same result once
@@ -72,12 +48,20 @@ struct MemoryDeviceClass {
     uint64_t (*get_min_alignment)(const MemoryDeviceState *md);
 
     /**
-     * @fill_device_info: answer query-memory-devices
+     * @get_addr: where the region is, or shall be
      *
-     * Called for realized devices. Sets type and data of @info.
+     * Returns: guest-physical address in bytes; 0 if the user did not choose
+     * one and none has been assigned yet.
      */
-    void (*fill_device_info)(const MemoryDeviceState *md,
-                             MemoryDeviceInfo *info);
+    uint64_t (*get_addr)(const MemoryDeviceState *md);
+
+    /**
+     * @set_addr: be told the address that memory_device_pre_plug() found
+     *
+     * Called before the device is realized. @addr is the guest-physical
+     * address in bytes; @errp is set if the device cannot be there.
+     */
+    void (*set_addr)(MemoryDeviceState *md, uint64_t addr, Error **errp);
 
     /**
      * @check_unplug: may the user have this device removed?
@@ -87,6 +71,22 @@ struct MemoryDeviceClass {
      * something is in the way.
      */
     bool (*check_unplug)(const MemoryDeviceState *md, Error **errp);
+
+    /**
+     * @get_plugged_size: memory that the guest can use now, in bytes
+     *
+     * Less than the region for devices that give memory away bit by bit.
+     * Called for realized devices; @errp is set, and 0 returned, on failure.
+     */
+    uint64_t (*get_plugged_size)(const MemoryDeviceState *md, Error **errp);
+
+    /**
+     * @fill_device_info: answer query-memory-devices
+     *
+     * Called for realized devices. Sets type and data of @info.
+     */
+    void (*fill_device_info)(const MemoryDeviceState *md,
+                             MemoryDeviceInfo *info);
 };
 
 /**
