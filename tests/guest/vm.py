@@ -143,12 +143,14 @@ class VM:
             f'--- {self.name}: standard error of QEMU',
             _tail(self.stderr(), 40),
             f'--- {self.name}: console of the guest',
-            _tail(self.console_log(), 60),
+            _tail(self.console_log(), 30),
             f'--- {self.name}: what the driver logged last',
             self._driver_log()])
 
     def _driver_log(self):
         try:
+            if self.qmp.command('query-status')['status'] != 'running':
+                return 'not running'
             # Only if the guest still listens; it may be what failed.
             _, output = self.console.call('dmesg | grep virtio_mem | tail -20',
                                           timeout=5)

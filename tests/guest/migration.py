@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Moving a guest from one QEMU process to another."""
+
+import ctypes
+import os
+import platform
+import socket
+
+from waiting import PATIENCE, wait_for
+
+UNLIMITED = 1 << 40
+# Bytes per second; no migration of a test guest ends at this rate.
+CRAWL = 4096
+
+
+def status(vm):
+    return vm.qmp.command('query-migrate').get('status', 'none')
+
+
+def wait_status(vm, *wanted, timeout=PATIENCE):
+    """Wait for one of these states; an unexpected end is an error."""
+    def reached():
+        vm.check_alive()
+        info = vm.qmp.command('query-migrate')
+        seen = info.get('status', 'none')
+        if seen in ('failed', 'cancelled', 'completed') and \
+                seen not in wanted:
+            raise AssertionError(f'migration is {seen} in place of '
+                                 f'{"/".join(wanted)}: '
+                                 f'{info.get("error-desc", "no reason told")}')
+        return seen in wanted, seen
+
+    return wait_for(f'migration {"/".join(wanted)}', reached, timeout)
+
+
+def set_bandwidth(vm, rate):
+    vm.qmp.command('migrate-set-parameters', max_bandwidth=rate)
+
+
+def enable(vm, capability):
+    vm.qmp.command('migrate-set-capabilities', capabilities=[
+        {'capability': capability, 'state': True}])
+
+
+def begin(source, destination, bandwidth=UNLIMITED):
+    """Start to migrate; the destination must be started with incoming."""
+    path = f'unix:{destination.directory}/migration'
+    destination.qmp.command('migrate-incoming', uri=path)
+    set_bandwidth(source, bandwidth)
+    source.qmp.command('migrate', uri=path)
+
+
+def finish(source, destination):
+    """Wait for the end; from then on the guest is at the destination."""
+    wait_status(source, 'completed')
+    wait_status(destination, 'completed')
+
+    def runs():
+        destination.check_alive()
+        seen = destination.qmp.command('query-status')['status']
+        return seen not in ('inmigrate', 'finish-migrate'), seen
+
+    wait_for('the destination to take over', runs)
+    destination.console.renumber(source.console)
+
+
+def migrate(source, destination):
+    """Move a guest that stands still meanwhile.
+
+    The emulator of QEMU 7.2 loses track of pages that a running guest writes
+    to during a migration: cpu_physical_memory_sync_dirty_bitmap() clears
+    their dirty bits and leaves them writable in the vCPU's TLB.  With enough
+    load the guest crashes at the destination, with or without a device of
+    ours.  A guest that stands still writes nothing.
+    """
+    source.qmp.command('stop')
+    begin(source, destination)
+    finish(source, destination)
+    destination.qmp.command('cont')
+
+
+class Sink:
+    """A destination that accepts a migration and never reads.
+
+    The kernel accepts on behalf of the listening socket; once the socket's
+    buffer is full the migration stands still until it is cancelled, or until
+    fail() breaks the connection.
+    """
+
+    def __init__(self, vm):
+        self.path = os.path.join(vm.directory, 'sink')
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen(1)
+
+    def receive(self, vm):
+        set_bandwidth(vm, UNLIMITED)
+        vm.qmp.command('migrate', uri=f'unix:{self.path}')
+        wait_status(vm, 'active')
+
+    def fail(self):
+        connection, _ = self._listener.accept()
+        connection.close()
+        self.close()
+
+    def close(self):
+        self._listener.close()
+
+
+def postcopy_obstacle():
+    """Why this host cannot do postcopy, or None."""
+    number = {'x86_64': 323, 'aarch64': 282}.get(platform.machine())
+    if number is None:
+        return f'no system call number for {platform.machine()}'
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(number, os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        reason = os.strerror(ctypes.get_errno())
+        return f'userfaultfd is not available: {reason}'
+    os.close(fd)
+    return None
