@@ -52,7 +52,9 @@ class MemDevice:
         # can run the same tests.
         arguments['unplugged-inaccessible'] = 'on'
         arguments.update(self.options)
-        return arguments
+        # None leaves an option to its default.
+        return {name: value for name, value in arguments.items()
+                if value is not None}
 
     def command_line(self):
         if self.as_json:

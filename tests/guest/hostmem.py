@@ -57,22 +57,20 @@ class SharedHostMemory:
     file itself tells.
     """
 
-    def __init__(self, vm, memdev):
-        self.path = self._find(vm.pid, memdev)
+    def __init__(self, vm, device='vm0'):
+        size = device_infos(vm)[device]['max-size']
+        found = [entry for entry in Path(f'/proc/{vm.pid}/fd').iterdir()
+                 if self._is_memfd(entry) and entry.stat().st_size == size]
+        if len(found) != 1:
+            raise AssertionError(f'{len(found)} memfds of {size} bytes')
+        self.path = found[0]
 
     @staticmethod
-    def _find(pid, memdev):
-        found = []
-        for entry in Path(f'/proc/{pid}/fd').iterdir():
-            try:
-                name = os.readlink(entry)
-            except OSError:
-                continue
-            if name.startswith('/memfd:') and memdev in name:
-                found.append(entry)
-        if len(found) != 1:
-            raise AssertionError(f'{len(found)} memfds for {memdev}')
-        return found[0]
+    def _is_memfd(entry):
+        try:
+            return os.readlink(entry).startswith('/memfd:')
+        except OSError:
+            return False
 
     def used(self):
         return os.stat(self.path).st_blocks * 512

@@ -45,7 +45,7 @@ class HostMemoryUse(GuestTest):
             requested=GIB, backend='memory-backend-memfd',
             backend_options={'share': True})]))
         settle(vm)
-        self.check_use(vm, SharedHostMemory(vm, 'mem0'))
+        self.check_use(vm, SharedHostMemory(vm))
 
     def test_reset_frees(self):
         """A system reset gives all of it back, too."""
@@ -119,7 +119,7 @@ class HostMemoryUse(GuestTest):
             size=GIB, requested=128 * MIB, backend='memory-backend-memfd',
             backend_options={'hugetlb': True, 'share': True})]))
         settle(vm)
-        memory = SharedHostMemory(vm, 'mem0')
+        memory = SharedHostMemory(vm)
         resize(vm, 512 * MIB)
         pattern_start(vm, 256)
         self.assertGreaterEqual(memory.used(), 256 * MIB)
