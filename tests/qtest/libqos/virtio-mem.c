@@ -18,7 +18,7 @@
 #include "virtio-mem.h"
 
 /* Only there to end a test that would hang; no test depends on its value. */
-#define HANG_TIMEOUT_US (120 * G_USEC_PER_SEC)
+#define HANG_TIMEOUT_US (60 * G_USEC_PER_SEC)
 
 QEMU_BUILD_BUG_ON(sizeof(struct virtio_mem_req) != 24);
 QEMU_BUILD_BUG_ON(sizeof(struct virtio_mem_resp) != 10);
@@ -362,12 +362,14 @@ static void qvirtio_mem_pci_destructor(QOSGraphObject *obj)
     qvirtio_pci_destructor(obj);
 }
 
-static void *qvirtio_mem_pci_create(void *pci_bus, QGuestAllocator *alloc,
-                                    void *addr)
+/* A driver for the device at @devfn that has not touched the device yet. */
+static QVirtioMemPCI *qvirtio_mem_pci_find(QPCIBus *bus, QPCIAddress *addr,
+                                           QGuestAllocator *alloc,
+                                           const char *id)
 {
     QVirtioMemPCI *dev = g_new0(QVirtioMemPCI, 1);
 
-    virtio_pci_init(&dev->pci_vdev, pci_bus, addr);
+    virtio_pci_init(&dev->pci_vdev, bus, addr);
     dev->pci_vdev.obj.get_driver = qvirtio_mem_pci_get_driver;
     dev->pci_vdev.obj.start_hw = qvirtio_mem_pci_start_hw;
     dev->pci_vdev.obj.destructor = qvirtio_mem_pci_destructor;
@@ -375,9 +377,56 @@ static void *qvirtio_mem_pci_create(void *pci_bus, QGuestAllocator *alloc,
         .pci = &dev->pci_vdev,
         .vdev = &dev->pci_vdev.vdev,
         .alloc = alloc,
-        .qts = dev->pci_vdev.pdev->bus->qts,
-        .id = QVIRTIO_MEM_NODE_ID,
+        .qts = bus->qts,
+        .id = id,
     };
+    return dev;
+}
+
+QVirtioMem *qvirtio_mem_attach(QPCIBus *bus, int devfn, QGuestAllocator *alloc,
+                               const char *id)
+{
+    QPCIAddress addr = { .devfn = devfn };
+    QVirtioMemPCI *dev = qvirtio_mem_pci_find(bus, &addr, alloc, id);
+
+    qvirtio_mem_pci_start_hw(&dev->pci_vdev.obj);
+    return &dev->mem;
+}
+
+/*
+ * The driver of @source on the destination of a migration: the registers and
+ * the ring are where they were, and nobody initializes them again.
+ */
+QVirtioMem *qvirtio_mem_follow(const QVirtioMem *source, QPCIBus *bus,
+                               QGuestAllocator *alloc)
+{
+    QPCIAddress addr = { .devfn = source->pci->pdev->devfn };
+    QVirtioMemPCI *dev = qvirtio_mem_pci_find(bus, &addr, alloc, source->id);
+    QVirtQueuePCI *vq;
+
+    dev->pci_vdev.bar = source->pci->bar;
+    dev->pci_vdev.vdev.features = source->vdev->features;
+    dev->pci_vdev.vdev.features_negotiated = true;
+    vq = g_memdup2(container_of(source->vq, QVirtQueuePCI, vq), sizeof(*vq));
+    vq->vq.vdev = &dev->pci_vdev.vdev;
+    dev->mem.vq = &vq->vq;
+    return &dev->mem;
+}
+
+void qvirtio_mem_detach(QVirtioMem *vmem)
+{
+    QVirtioMemPCI *dev = container_of(vmem, QVirtioMemPCI, mem);
+
+    qvirtio_mem_pci_destructor(&dev->pci_vdev.obj);
+    g_free(dev);
+}
+
+static void *qvirtio_mem_pci_create(void *pci_bus, QGuestAllocator *alloc,
+                                    void *addr)
+{
+    QVirtioMemPCI *dev = qvirtio_mem_pci_find(pci_bus, addr, alloc,
+                                              QVIRTIO_MEM_NODE_ID);
+
     return &dev->pci_vdev.obj;
 }
 

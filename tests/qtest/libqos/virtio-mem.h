@@ -57,6 +57,13 @@ typedef struct QVirtioMemRequest {
     size_t in_len;
 } QVirtioMemRequest;
 
+/* The device outside of qgraph */
+QVirtioMem *qvirtio_mem_attach(QPCIBus *bus, int devfn, QGuestAllocator *alloc,
+                               const char *id);
+QVirtioMem *qvirtio_mem_follow(const QVirtioMem *source, QPCIBus *bus,
+                               QGuestAllocator *alloc);
+void qvirtio_mem_detach(QVirtioMem *vmem);
+
 /* The device: set up, tear down */
 uint64_t qvirtio_mem_negotiable(QVirtioMem *vmem);
 void qvirtio_mem_start(QVirtioMem *vmem, uint64_t refused_features);

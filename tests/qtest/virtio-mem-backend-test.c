@@ -1,0 +1,333 @@
+/*
+ * virtio-mem: what happens to the memory of the host
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include "virtio-mem-machine.h"
+
+#define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
+#define MARK            0x0123456789abcdefull
+
+/* Sixteen blocks hold this much whatever the block size of the host is. */
+#define TOUCHED_BLOCKS  16
+
+typedef uint64_t (*HostUse)(VMemMachine *m, const char *arg);
+
+/* Private anonymous memory of the process. */
+static uint64_t anonymous_memory(VMemMachine *m, const char *unused)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%u/status",
+                                            vmem_machine_pid(m));
+    g_autofree char *status = NULL;
+    char *line;
+
+    g_assert_true(g_file_get_contents(path, &status, NULL, NULL));
+    line = strstr(status, "RssAnon:");
+    g_assert_nonnull(line);
+    return strtoull(line + strlen("RssAnon:"), NULL, 10) * KiB;
+}
+
+/* What is allocated for the open file whose name contains @name. */
+static uint64_t file_memory(VMemMachine *m, const char *name)
+{
+    g_autofree char *dir = g_strdup_printf("/proc/%u/fd", vmem_machine_pid(m));
+    GDir *entries = g_dir_open(dir, 0, NULL);
+    uint64_t size = 0;
+    bool found = false;
+    const char *fd;
+
+    g_assert_nonnull(entries);
+    while (!found && (fd = g_dir_read_name(entries))) {
+        g_autofree char *path = g_build_filename(dir, fd, NULL);
+        g_autofree char *target = g_file_read_link(path, NULL);
+        struct stat st;
+
+        if (target && strstr(target, name) && !stat(path, &st)) {
+            size = st.st_blocks * 512;
+            found = true;
+        }
+    }
+    g_dir_close(entries);
+    g_assert_true(found);
+    return size;
+}
+
+static void fill(QVirtioMem *vmem, uint64_t addr, uint64_t blocks)
+{
+    uint64_t block_size = qvirtio_mem_block_size(vmem);
+
+    qtest_memset(vmem->qts, addr, 0x5a, blocks * block_size);
+}
+
+/*
+ * Memory is counted in halves of what was touched: the rest of QEMU allocates
+ * a little meanwhile, but not that much.
+ */
+static void check_host_memory(const char *backend, HostUse use, const char *arg)
+{
+    VMemMachine *m = vmem_machine_start("%s -device virtio-mem-pci,id=vm0,"
+                                        "memdev=mem0,addr=4", backend);
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, TOUCHED_BLOCKS);
+    const uint64_t half = TOUCHED_BLOCKS / 2 * c.block_size;
+    uint64_t before = use(m, arg), after;
+    int i;
+
+    assert_ack(qvirtio_mem_plug(vmem, c.addr, TOUCHED_BLOCKS));
+    fill(vmem, c.addr, TOUCHED_BLOCKS);
+    after = use(m, arg);
+    g_assert_cmpint(after, >=, before + TOUCHED_BLOCKS * c.block_size);
+
+    /* At once, and only for the blocks that were named. */
+    assert_ack(qvirtio_mem_unplug(vmem, c.addr, TOUCHED_BLOCKS - 1));
+    after = use(m, arg);
+    g_assert_cmpint(after, <, before + half);
+    g_assert_cmphex(qtest_readq(m->qts, c.addr + (TOUCHED_BLOCKS - 1) *
+                                c.block_size), ==, 0x5a5a5a5a5a5a5a5a);
+
+    for (i = 0; i < 2; i++) {
+        assert_ack(qvirtio_mem_unplug_all(vmem));
+        assert_ack(qvirtio_mem_plug(vmem, c.addr, TOUCHED_BLOCKS));
+        g_assert_cmphex(qtest_readq(m->qts, c.addr), ==, 0);
+        g_assert_cmphex(qtest_readq(m->qts, c.addr + TOUCHED_BLOCKS *
+                                    c.block_size - 8), ==, 0);
+        fill(vmem, c.addr, TOUCHED_BLOCKS);
+        g_assert_cmpint(use(m, arg), >=, before + half);
+        /* Once the driver empties the device, once a reset does. */
+        if (i) {
+            vmem_machine_reset(m);
+        } else {
+            assert_ack(qvirtio_mem_unplug_all(vmem));
+        }
+        g_assert_cmpint(use(m, arg), <, before + half);
+    }
+    vmem_machine_stop(m);
+}
+
+static void test_private(void)
+{
+    check_host_memory("-object memory-backend-ram,id=mem0,size=4G,reserve=off",
+                      anonymous_memory, NULL);
+}
+
+static void test_shared_memfd(void)
+{
+    check_host_memory("-object memory-backend-memfd,id=mem0,size=4G,share=on,"
+                      "reserve=off", file_memory, "memfd:");
+}
+
+static void test_shared_file(void)
+{
+    check_host_memory("-object memory-backend-file,id=mem0,size=4G,share=on,"
+                      "mem-path=/dev/shm,reserve=off",
+                      file_memory, "qemu_back_mem");
+}
+
+/* As many blocks as a request can name, in a region that has them. */
+static void test_most_blocks(void)
+{
+    VMemMachine *m = vmem_machine_start("-m 512M,maxmem=128G "
+                                        VMEM_BACKEND("mem0", "64G")
+                                        "-device virtio-mem-pci,id=vm0,addr=4,"
+                                        "memdev=mem0,block-size=1M");
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 65536);
+    const uint64_t last = c.addr + 65534 * c.block_size;
+
+    g_assert_cmphex(c.block_size, ==, 1 * MiB);
+    g_assert_cmphex(c.usable_region_size, ==, 64 * GiB);
+    assert_ack(qvirtio_mem_plug(vmem, c.addr, 65535));
+    g_assert_cmphex(qvirtio_mem_config(vmem).plugged_size, ==,
+                    65535 * c.block_size);
+    qtest_writeq(m->qts, c.addr, MARK);
+    qtest_writeq(m->qts, last, MARK);
+    g_assert_cmpint(qvirtio_mem_state(vmem, c.addr, 65535), ==,
+                    VIRTIO_MEM_STATE_PLUGGED);
+    g_assert_cmpint(qvirtio_mem_state(vmem, c.addr + c.block_size, 65535), ==,
+                    VIRTIO_MEM_STATE_MIXED);
+    g_assert_cmpint(qvirtio_mem_state(vmem, last + c.block_size, 1), ==,
+                    VIRTIO_MEM_STATE_UNPLUGGED);
+    g_assert_cmpint(qvirtio_mem_request(vmem, VIRTIO_MEM_REQ_STATE,
+                                        c.addr + 2 * c.block_size, 65535, NULL),
+                    ==, VIRTIO_MEM_RESP_ERROR);
+    assert_ack(qvirtio_mem_unplug(vmem, c.addr, 65535));
+    assert_ack(qvirtio_mem_plug(vmem, c.addr, 65535));
+    g_assert_cmphex(qtest_readq(m->qts, c.addr), ==, 0);
+    g_assert_cmphex(qtest_readq(m->qts, last), ==, 0);
+    vmem_machine_stop(m);
+}
+
+/* The usable region for @requested, with sparse boot memory of @boot_size. */
+static uint64_t usable_with_boot_memory(const char *boot_size,
+                                        uint64_t requested)
+{
+    VMemMachine *m = vmem_machine_start(
+        "-m %s,maxmem=128G -object memory-backend-ram,id=boot,size=%s,"
+        "reserve=off -machine memory-backend=boot " VMEM_BACKEND("mem0", "16G")
+        "-device virtio-mem-pci,id=vm0,memdev=mem0,addr=4,requested-size=%"
+        PRIu64, boot_size, boot_size, requested);
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    uint64_t usable = qvirtio_mem_config(vmem).usable_region_size;
+
+    vmem_machine_stop(m);
+    return usable;
+}
+
+static void test_extent(void)
+{
+    if (vmem_is_x86()) {
+        g_assert_cmphex(usable_with_boot_memory("1G", 512 * MiB), ==,
+                        768 * MiB);
+        g_assert_cmphex(usable_with_boot_memory("63G", 512 * MiB), ==,
+                        768 * MiB);
+        g_assert_cmphex(usable_with_boot_memory("64G", 512 * MiB), ==,
+                        512 * MiB + 4 * GiB);
+        g_assert_cmphex(usable_with_boot_memory("72G", 15 * GiB), ==, 16 * GiB);
+        g_assert_cmphex(usable_with_boot_memory("64G", 0), ==, 0);
+    } else {
+        g_assert_cmphex(usable_with_boot_memory("1G", 512 * MiB), ==,
+                        512 * MiB + 1 * GiB);
+    }
+}
+
+static void test_prealloc_populates(void)
+{
+    VMemMachine *m = vmem_machine_start(
+        "-object memory-backend-memfd,id=mem0,size=4G,share=on,reserve=off "
+        "-device virtio-mem-pci,id=vm0,memdev=mem0,addr=4,prealloc=on");
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 4);
+
+    g_assert_cmpint(file_memory(m, "memfd:"), ==, 0);
+    assert_ack(qvirtio_mem_plug(vmem, c.addr + c.block_size, 3));
+    g_assert_cmpint(file_memory(m, "memfd:"), ==, 3 * c.block_size);
+    assert_ack(qvirtio_mem_unplug(vmem, c.addr + 2 * c.block_size, 1));
+    g_assert_cmpint(file_memory(m, "memfd:"), ==, 2 * c.block_size);
+    vmem_machine_stop(m);
+}
+
+/* Write what the mapping of ids of a new user namespace needs. */
+static bool write_proc(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY);
+    bool ok = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return ok;
+}
+
+/* Mounts that only this process and its children see. */
+static bool own_mounts(void)
+{
+    static int result = -1;
+
+    if (result < 0) {
+        g_autofree char *uid = g_strdup_printf("0 %u 1", geteuid());
+        g_autofree char *gid = g_strdup_printf("0 %u 1", getegid());
+
+        if (geteuid() == 0) {
+            result = !unshare(CLONE_NEWNS);
+        } else {
+            result = !unshare(CLONE_NEWUSER | CLONE_NEWNS) &&
+                     write_proc("/proc/self/setgroups", "deny") &&
+                     write_proc("/proc/self/uid_map", uid) &&
+                     write_proc("/proc/self/gid_map", gid);
+        }
+        result = result && !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    }
+    return result;
+}
+
+/* A host that has room for four blocks, of which other files can take some. */
+static void test_prealloc_fails(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("virtio-mem-tmpfs-XXXXXX", NULL);
+    g_autofree char *ballast = g_build_filename(dir, "ballast", NULL);
+    const uint64_t block_size = 2 * MiB;
+    VMemMachine *m;
+    QVirtioMem *vmem;
+    QVirtioMemConfig c;
+    int fd, i;
+
+    if (!own_mounts() || mount("tmpfs", dir, "tmpfs", 0, "size=8M")) {
+        g_test_skip("not allowed to mount a file system of limited size");
+        rmdir(dir);
+        return;
+    }
+    m = vmem_machine_start("-object memory-backend-file,id=mem0,size=1G,"
+                           "share=on,mem-path=%s,reserve=off "
+                           "-device virtio-mem-pci,id=vm0,memdev=mem0,addr=4,"
+                           "prealloc=on,block-size=2M", dir);
+    vmem = vmem_machine_drive(m, "vm0", 4);
+    c = qvirtio_mem_request_blocks(vmem, 8);
+
+    assert_ack(qvirtio_mem_plug(vmem, c.addr, 1));
+    qtest_writeq(m->qts, c.addr, MARK);
+    fd = open(ballast, O_CREAT | O_RDWR, 0600);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(posix_fallocate(fd, 0, block_size), ==, 0);
+
+    /* Too much is BUSY, each time, and takes nothing from the host. */
+    for (i = 0; i < 3; i++) {
+        g_assert_cmpint(qvirtio_mem_plug(vmem, c.addr + c.block_size, 4), ==,
+                        VIRTIO_MEM_RESP_BUSY);
+        g_assert_cmphex(qvirtio_mem_config(vmem).plugged_size, ==, block_size);
+        g_assert_cmpint(qvirtio_mem_state(vmem, c.addr + c.block_size, 4), ==,
+                        VIRTIO_MEM_STATE_UNPLUGGED);
+        g_assert_cmpint(file_memory(m, "qemu_back_mem"), ==, block_size);
+    }
+    g_assert_cmphex(qtest_readq(m->qts, c.addr), ==, MARK);
+
+    /* What is there can be had, and more as soon as the host has more. */
+    assert_ack(qvirtio_mem_plug(vmem, c.addr + c.block_size, 2));
+    g_assert_cmpint(qvirtio_mem_plug(vmem, c.addr + 3 * c.block_size, 1), ==,
+                    VIRTIO_MEM_RESP_BUSY);
+    g_assert_cmpint(ftruncate(fd, 0), ==, 0);
+    assert_ack(qvirtio_mem_plug(vmem, c.addr + 3 * c.block_size, 1));
+    g_assert_cmphex(qvirtio_mem_config(vmem).plugged_size, ==, 4 * block_size);
+
+    close(fd);
+    unlink(ballast);
+    {
+        g_autofree char *log = vmem_machine_log(m);
+        g_auto(GStrv) lines = g_strsplit(log, "\n", -1);
+        unsigned warnings = 0;
+
+        for (i = 0; lines[i]; i++) {
+            warnings += !!strstr(lines[i], "warning:");
+        }
+        g_assert_cmpint(warnings, ==, 1);
+    }
+    vmem_machine_stop(m);
+    umount(dir);
+    rmdir(dir);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    qtest_add_func("/virtio-mem/rule-10-host-memory-freed/private",
+                   test_private);
+    qtest_add_func("/virtio-mem/rule-10-host-memory-freed/shared-memfd",
+                   test_shared_memfd);
+    qtest_add_func("/virtio-mem/rule-10-host-memory-freed/shared-file",
+                   test_shared_file);
+    qtest_add_func("/virtio-mem/rule-13-65535-blocks", test_most_blocks);
+    qtest_add_func("/virtio-mem/rule-4-extent-follows-boot-memory",
+                   test_extent);
+    qtest_add_func("/virtio-mem/prealloc/plug-allocates",
+                   test_prealloc_populates);
+    qtest_add_func("/virtio-mem/rule-17-busy-without-host-memory",
+                   test_prealloc_fails);
+
+    return g_test_run();
+}

@@ -1,0 +1,71 @@
+/*
+ * Machines for the virtio-mem tests that need a command line of their own
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_VIRTIO_MEM_MACHINE_H
+#define TESTS_VIRTIO_MEM_MACHINE_H
+
+#include "libqtest.h"
+#include "libqos/virtio-mem.h"
+#include "qapi/qmp/qdict.h"
+
+/* Only there to end a test that would hang. */
+#define VMEM_HANG_TIMEOUT_US (60 * G_USEC_PER_SEC)
+
+/* Slots of the root bus that take devices while the machine runs. */
+#define VMEM_ROOT_PORTS \
+    "-device pcie-root-port,id=rp0,chassis=1,slot=1,addr=0x10 " \
+    "-device pcie-root-port,id=rp1,chassis=2,slot=2,addr=0x11 "
+
+/* A sparse private backend of a given id and size. */
+#define VMEM_BACKEND(id, size) \
+    "-object memory-backend-ram,reserve=off,id=" id ",size=" size " "
+
+typedef struct VMemMachine VMemMachine;
+
+struct VMemMachine {
+    QTestState *qts;
+    QPCIBus *bus;
+    QGuestAllocator alloc;
+    char *dir;      /* for whatever files a test needs; removed at the end */
+    GPtrArray *drivers;
+};
+
+bool vmem_is_x86(void);
+
+VMemMachine *vmem_machine_start(const char *options, ...) G_GNUC_PRINTF(1, 2);
+void vmem_machine_stop(VMemMachine *m);
+char *vmem_machine_log(VMemMachine *m);
+unsigned vmem_machine_count_in_log(VMemMachine *m, const char *text);
+unsigned vmem_machine_pid(VMemMachine *m);
+void vmem_machine_reset(VMemMachine *m);
+
+/* Drivers belong to the machine and end with it. */
+QVirtioMem *vmem_machine_drive(VMemMachine *m, const char *id, int slot);
+QVirtioMem *vmem_machine_follow(VMemMachine *m, QVirtioMem *source);
+
+/*
+ * The error that a command ends with, NULL where it succeeds. Arguments are
+ * given like JSON for printf.
+ */
+char *vmem_qmp_error(VMemMachine *m, const char *command, const char *args, ...);
+void vmem_qmp_ok(VMemMachine *m, const char *command, const char *args, ...);
+char *vmem_qom_set_error(VMemMachine *m, const char *id, const char *property,
+                         uint64_t value);
+QObject *vmem_qom_get(VMemMachine *m, const char *id, const char *property);
+uint64_t vmem_qom_get_uint(VMemMachine *m, const char *id,
+                           const char *property);
+QList *vmem_query_devices(VMemMachine *m);
+
+/* Migrations; a status that another one follows may be missed. */
+#define VMEM_INCOMING " -incoming defer "
+void vmem_migrate(VMemMachine *from, VMemMachine *to);
+void vmem_wait_migration(VMemMachine *m, const char *status);
+void vmem_wait_running(VMemMachine *m);
+
+/* That @error, which is freed, is there and contains @text. */
+void vmem_assert_error(char *error, const char *text);
+
+#endif
