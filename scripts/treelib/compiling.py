@@ -49,7 +49,15 @@ def build(targets, sanitizers=False):
     link_firmware(out)
 
 
-def configure(out, targets, sanitizers, name):
+def build_at(tree, out, name):
+    """Build another checkout with the default target, tests included."""
+    need_disk(1500, "the build of each commit")
+    targets = ["x86_64-softmmu"]
+    configure(out, targets, False, name, tree)
+    ninja(out, goals(out, targets), name)
+
+
+def configure(out, targets, sanitizers, name, tree=paths.TREE):
     stamp = out / STAMP
     try:
         known = json.loads(stamp.read_text())
@@ -65,7 +73,7 @@ def configure(out, targets, sanitizers, name):
         "(half a minute)")
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    script = os.path.relpath(paths.TREE / "configure", out)
+    script = os.path.relpath(tree / "configure", out)
     run_logged([script, "--target-list=" + ",".join(everything), *options],
                f"configure-{name}.log", explain_configure, cwd=out,
                env=clean_environment())

@@ -106,13 +106,17 @@ def what_failed(command, output, log, explain):
 
 
 @contextlib.contextmanager
-def exclusive():
-    """Let one command at a time change build/."""
+def exclusive(what="tree"):
+    """Let one command at a time change a part of build/.
+
+    The parts are "tree" (the base, the assembled tree), "out" (the compiled
+    files) and "series". Whoever needs two takes them in this order.
+    """
     paths.BUILD.mkdir(parents=True, exist_ok=True)
-    with open(paths.BUILD / ".lock", "a+") as stream:
+    with open(paths.BUILD / f".lock-{what}", "a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another command that works in build/")
+            say(f"waiting for another command that works on build/ ({what})")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from treelib import paths
 from treelib.gitio import GitError, Repository
-from treelib.report import Failure, need_disk, say
+from treelib.report import Failure, exclusive, need_disk, say
 
 ASSEMBLED = "refs/vmem/assembled"
 BASE_REF = "refs/heads/base"
@@ -174,18 +174,26 @@ def check_out(repo, commit):
         changed = {}
     else:
         changed = changed_paths(repo, current, commit)
-        settle(repo, current, changed)
-        try:
-            repo.git("read-tree", "-m", "-u", current, commit)
-        except GitError as error:
-            raise Failure("git cannot update build/tree: "
-                          f"{first_line(error.output)}; run 'make refresh' "
-                          "to keep what you changed there, or remove "
-                          "build/tree") from None
+        if changed:
+            # Not under the feet of a compiler: ninja would take what it read
+            # before for what is there now.
+            with exclusive("out"):
+                update_worktree(repo, current, commit, changed)
     repo.git("symbolic-ref", "HEAD", BRANCH)
     repo.git("update-ref", BRANCH, commit)
     repo.git("update-ref", ASSEMBLED, commit)
     return changed
+
+
+def update_worktree(repo, current, commit, changed):
+    settle(repo, current, changed)
+    try:
+        repo.git("read-tree", "-m", "-u", current, commit)
+    except GitError as error:
+        raise Failure("git cannot update build/tree: "
+                      f"{first_line(error.output)}; run 'make refresh' to "
+                      "keep what you changed there, or remove build/tree"
+                      ) from None
 
 
 def settle(repo, current, changed):
