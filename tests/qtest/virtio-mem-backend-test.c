@@ -184,7 +184,8 @@ static void test_extent(void)
     if (vmem_is_x86()) {
         g_assert_cmphex(usable_with_boot_memory("1G", 512 * MiB), ==,
                         768 * MiB);
-        g_assert_cmphex(usable_with_boot_memory("63G", 512 * MiB), ==,
+        /* With the hole below 4 GiB this still ends before 64 GiB. */
+        g_assert_cmphex(usable_with_boot_memory("60G", 512 * MiB), ==,
                         768 * MiB);
         g_assert_cmphex(usable_with_boot_memory("64G", 512 * MiB), ==,
                         512 * MiB + 4 * GiB);

@@ -233,6 +233,18 @@ static void assert_size_change(VMemMachine *m, const char *id,
     qobject_unref(data);
 }
 
+/* One change is one event, and what changes nothing is none. */
+static void assert_no_size_change(VMemMachine *m)
+{
+    QDict *event;
+
+    qtest_clock_step(m->qts, 2000000000);
+    /* An event that is there comes before the answer to a command. */
+    vmem_qmp_ok(m, "query-status", "{}");
+    event = qtest_qmp_event_ref(m->qts, "MEMORY_DEVICE_SIZE_CHANGE");
+    g_assert_null(event);
+}
+
 static void test_size_change_event(void)
 {
     VMemMachine *m = vmem_machine_start(
@@ -250,6 +262,9 @@ static void test_size_change_event(void)
     assert_size_change(m, "vm0", "/machine/peripheral/vm0", 2 * c.block_size);
     assert_ack(qvirtio_mem_unplug_all(vmem));
     assert_size_change(m, "vm0", "/machine/peripheral/vm0", 0);
+    assert_no_size_change(m);
+    assert_ack(qvirtio_mem_unplug_all(vmem));
+    assert_no_size_change(m);
 
     assert_ack(qvirtio_mem_plug(nameless, other, 1));
     assert_size_change(m, "device[0]", "/machine/peripheral-anon/device[0]",
@@ -274,7 +289,8 @@ static void test_two_nodes(void)
     VMemMachine *m = vmem_machine_start(
         TWO_NODES VMEM_BACKEND("mem0", "1G") VMEM_BACKEND("mem1", "2G")
         "-device virtio-mem-pci,id=vm0,memdev=mem0,node=0,addr=4 "
-        "-device virtio-mem-pci,id=vm1,memdev=mem1,node=1,addr=5,block-size=4M");
+        "-device virtio-mem-pci,id=vm1,memdev=mem1,node=1,addr=5,"
+        "block-size=4M");
     QVirtioMem *vm0 = vmem_machine_drive(m, "vm0", 4);
     QVirtioMem *vm1 = vmem_machine_drive(m, "vm1", 5);
     QVirtioMemConfig c0 = qvirtio_mem_request_blocks(vm0, 3);

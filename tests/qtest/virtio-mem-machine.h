@@ -50,7 +50,8 @@ QVirtioMem *vmem_machine_follow(VMemMachine *m, QVirtioMem *source);
  * The error that a command ends with, NULL where it succeeds. Arguments are
  * given like JSON for printf.
  */
-char *vmem_qmp_error(VMemMachine *m, const char *command, const char *args, ...);
+char *vmem_qmp_error(VMemMachine *m, const char *command,
+                     const char *args, ...);
 void vmem_qmp_ok(VMemMachine *m, const char *command, const char *args, ...);
 char *vmem_qom_set_error(VMemMachine *m, const char *id, const char *property,
                          uint64_t value);

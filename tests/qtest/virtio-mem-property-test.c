@@ -210,7 +210,7 @@ static void test_sizes_multiples(void)
     /* Somewhere that is in the space for devices, on each machine. */
     vmem_qmp_ok(m, "device_add", "{ 'driver': 'virtio-mem-pci', 'id': 'probe',"
                 " 'bus': 'rp1', 'memdev': 'mem0' }");
-    assert_add_fails(m, "'block-size' (0x400000)",
+    assert_add_fails(m, "multiple of 0x400000",
                      "'memdev': 'odd', 'block-size': 4194304");
     assert_add_fails(m, "'memaddr' property has to be multiples of 'block-size'"
                      " (0x200000)", "'memdev': 'odd', 'block-size': 2097152,"

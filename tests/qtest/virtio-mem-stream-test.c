@@ -61,7 +61,12 @@ static void check_mismatch(const char *options, const char *property,
     assert_said(to, property, source_value, value);
     vmem_machine_stop(to);
 
-    /* The source is none the worse for it. */
+    /*
+     * The source may have sent everything before it was refused, and has
+     * stopped then. It can go on.
+     */
+    vmem_wait_migration(from, NULL);
+    vmem_qmp_ok(from, "cont", "{}");
     vmem_wait_running(from);
     g_assert_null(vmem_qom_set_error(from, "vm0", "requested-size", 64 * MiB));
     vmem_machine_stop(from);

@@ -126,6 +126,8 @@ void qvirtio_mem_wait_config_interrupt(QVirtioMem *vmem)
     while (!(collect_isr(vmem) & QVIRTIO_MEM_ISR_CONFIG)) {
         g_assert_cmpint(g_get_monotonic_time() - start, <, HANG_TIMEOUT_US);
         g_usleep(1000);
+        /* The device may use a timer, and the clock stands still by itself. */
+        qtest_clock_step(vmem->qts, 10 * 1000 * 1000);
     }
     vmem->isr &= ~QVIRTIO_MEM_ISR_CONFIG;
 }
