@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qemu/units.h"
 #include <sched.h>
 #include <sys/mount.h>
@@ -213,6 +214,41 @@ static void test_prealloc_populates(void)
     vmem_machine_stop(m);
 }
 
+/* A dump has what is plugged, and takes no space for what is not. */
+static void test_dump(void)
+{
+    VMemMachine *m = vmem_machine_start("-m 64M,maxmem=16G "
+                                        VMEM_BACKEND("mem0", "8G")
+                                        "-device virtio-mem-pci,id=vm0,addr=4,"
+                                        "memdev=mem0,block-size=2M");
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 4);
+    const uint64_t mark = cpu_to_le64(MARK);
+    g_autofree char *path = g_build_filename(m->dir, "dump", NULL);
+    g_autofree char *uri = g_strdup_printf("file:%s", path);
+    g_autofree char *dump = NULL;
+    char *first, *second;
+    size_t len;
+
+    assert_ack(qvirtio_mem_plug(vmem, c.addr + c.block_size, 1));
+    assert_ack(qvirtio_mem_plug(vmem, c.addr + 3 * c.block_size, 1));
+    qtest_writeq(m->qts, c.addr + c.block_size + 16, MARK);
+    qtest_writeq(m->qts, c.addr + 3 * c.block_size + 16, MARK);
+
+    vmem_qmp_ok(m, "dump-guest-memory", "{ 'paging': false, 'protocol': %s }",
+                uri);
+    g_assert_true(g_file_get_contents(path, &dump, &len, NULL));
+    g_assert_cmpint(len, >=, 64 * MiB + 2 * c.block_size);
+    g_assert_cmpint(len, <, 256 * MiB);
+    /* The two blocks follow each other there: the hole is left out. */
+    first = memmem(dump, len, &mark, sizeof(mark));
+    g_assert_nonnull(first);
+    second = memmem(first + 1, dump + len - first - 1, &mark, sizeof(mark));
+    g_assert_nonnull(second);
+    g_assert_cmpint(second - first, ==, c.block_size);
+    vmem_machine_stop(m);
+}
+
 /* Write what the mapping of ids of a new user namespace needs. */
 static bool write_proc(const char *path, const char *text)
 {
@@ -325,6 +361,9 @@ int main(int argc, char **argv)
     qtest_add_func("/virtio-mem/rule-13-65535-blocks", test_most_blocks);
     qtest_add_func("/virtio-mem/rule-4-extent-follows-boot-memory",
                    test_extent);
+    if (vmem_is_x86()) {
+        qtest_add_func("/virtio-mem/dump-skips-unplugged", test_dump);
+    }
     qtest_add_func("/virtio-mem/prealloc/plug-allocates",
                    test_prealloc_populates);
     qtest_add_func("/virtio-mem/rule-17-busy-without-host-memory",

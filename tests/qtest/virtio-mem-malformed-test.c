@@ -270,6 +270,84 @@ static void test_broken_among_others(void *obj, void *data,
     assert_broken_until_reset(vmem, &c);
 }
 
+/* Offer buffers that the guest has at the given addresses, and no others. */
+static void offer_buffers(QVirtioMem *vmem, uint64_t out, uint64_t in)
+{
+    uint32_t head;
+
+    vmem->vq->free_head = 0;
+    head = qvirtqueue_add(vmem->qts, vmem->vq, out,
+                          sizeof(struct virtio_mem_req), false, true);
+    qvirtqueue_add(vmem->qts, vmem->vq, in, sizeof(struct virtio_mem_resp),
+                   true, false);
+    qvirtqueue_kick(vmem->qts, vmem->vdev, vmem->vq, head);
+}
+
+static void test_buffers_nowhere(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioMem *vmem = obj;
+    QVirtioMemConfig c = plug_marked_block(vmem);
+    uint64_t somewhere = guest_alloc(alloc, 64);
+    const uint64_t buffers[][2] = {
+        { 1ull << 50, somewhere }, { somewhere, 1ull << 50 },
+        { UINT64_MAX - 8, somewhere }, { somewhere, UINT64_MAX - 8 },
+    };
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(buffers); i++) {
+        struct virtio_mem_req req =
+            qvirtio_mem_make_request(VIRTIO_MEM_REQ_STATE, c.addr, 1);
+        gint64 start = g_get_monotonic_time();
+
+        qtest_memwrite(vmem->qts, somewhere, &req, sizeof(req));
+        offer_buffers(vmem, buffers[i][0], buffers[i][1]);
+        /* Answered into the void or broken, but not stuck. */
+        while (!qvirtio_mem_needs_reset(vmem) &&
+               !qvirtqueue_get_buf(vmem->qts, vmem->vq, NULL, NULL)) {
+            g_assert_cmpint(g_get_monotonic_time() - start, <,
+                            60 * G_USEC_PER_SEC);
+        }
+        qvirtio_mem_restart(vmem);
+        g_assert_cmphex(qtest_readq(vmem->qts, c.addr), ==, MARK);
+        assert_ack(qvirtio_mem_plug(vmem, c.addr + c.block_size, 1));
+        assert_ack(qvirtio_mem_unplug(vmem, c.addr + c.block_size, 1));
+    }
+    guest_free(alloc, somewhere);
+}
+
+/* The driver saws at the branch that it sits on. */
+static void test_buffers_in_own_blocks(void *obj, void *data,
+                                       QGuestAllocator *alloc)
+{
+    static const uint16_t types[] = {
+        VIRTIO_MEM_REQ_UNPLUG, VIRTIO_MEM_REQ_UNPLUG_ALL,
+    };
+    QVirtioMem *vmem = obj;
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(types); i++) {
+        QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 4);
+        struct virtio_mem_req req =
+            qvirtio_mem_make_request(types[i], c.addr, 2);
+        gint64 start = g_get_monotonic_time();
+
+        assert_ack(qvirtio_mem_plug(vmem, c.addr, 2));
+        qtest_memwrite(vmem->qts, c.addr, &req, sizeof(req));
+        offer_buffers(vmem, c.addr, c.addr + c.block_size);
+        while (!qvirtqueue_get_buf(vmem->qts, vmem->vq, NULL, NULL)) {
+            g_assert_false(qvirtio_mem_needs_reset(vmem));
+            g_assert_cmpint(g_get_monotonic_time() - start, <,
+                            60 * G_USEC_PER_SEC);
+        }
+        g_assert_cmphex(qvirtio_mem_config(vmem).plugged_size, ==, 0);
+        g_assert_cmpint(qvirtio_mem_state(vmem, c.addr, 2), ==,
+                        VIRTIO_MEM_STATE_UNPLUGGED);
+        assert_ack(qvirtio_mem_plug(vmem, c.addr, 2));
+        /* The request was discarded with the block that it was in. */
+        g_assert_cmphex(qtest_readq(vmem->qts, c.addr + 8), ==, 0);
+    }
+}
+
 /* More requests than the ring has entries, so that its indices come round. */
 static void test_ring_wraps(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -301,6 +379,10 @@ static void register_virtio_mem_malformed_test(void)
                  test_unknown_among_others, NULL);
     qos_add_test("rule-21-broken-request-among-others", "virtio-mem",
                  test_broken_among_others, NULL);
+    qos_add_test("rule-21-buffers-outside-of-memory", "virtio-mem",
+                 test_buffers_nowhere, NULL);
+    qos_add_test("rule-21-buffers-in-unplugged-blocks", "virtio-mem",
+                 test_buffers_in_own_blocks, NULL);
     qos_add_test("rule-21-ring-wraps", "virtio-mem", test_ring_wraps, NULL);
 }
 

@@ -147,6 +147,29 @@ static void test_rule_22_failed(void)
     check_rule_22(fail_migration);
 }
 
+/* It worked, but the source is told to go on nevertheless. */
+static void test_rule_22_continued(void)
+{
+    VMemMachine *m = vmem_machine_start(PLAIN_DEVICE);
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    QVirtioMemConfig c = plug_some(vmem);
+
+    vmem_qmp_ok(m, "migrate-set-parameters", "{ 'max-bandwidth': 1000 }");
+    vmem_qmp_ok(m, "migrate", "{ 'uri': 'exec:cat >/dev/null' }");
+    vmem_wait_migration(m, "active");
+    assert_busy(qvirtio_mem_plug(vmem, c.addr, 1));
+    qvirtio_mem_take_isr(vmem);
+    vmem_qmp_ok(m, "migrate-set-parameters",
+                "{ 'max-bandwidth': 1000000000000 }");
+    vmem_wait_migration(m, "completed");
+    vmem_qmp_ok(m, "cont", "{}");
+    vmem_wait_running(m);
+    qvirtio_mem_wait_config_interrupt(vmem);
+    assert_some_plugged(vmem, &c);
+    assert_ack(qvirtio_mem_plug(vmem, c.addr, 1));
+    vmem_machine_stop(m);
+}
+
 /* A migration that does not even start ends as well. */
 static void test_rule_22_unreachable(void)
 {
@@ -348,6 +371,8 @@ int main(int argc, char **argv)
                    test_rule_22_cancelled);
     qtest_add_func("/virtio-mem/rule-22-interrupt-when-failed",
                    test_rule_22_failed);
+    qtest_add_func("/virtio-mem/rule-22-interrupt-when-source-continues",
+                   test_rule_22_continued);
     qtest_add_func("/virtio-mem/rule-22-not-busy-when-unreachable",
                    test_rule_22_unreachable);
     qtest_add_func("/virtio-mem/rule-9-reset-during-migration-keeps-blocks",

@@ -290,13 +290,14 @@ static void test_inaccessible_default(void)
     g_assert_true(inaccessible_offered(SHARED, ""));
 }
 
+/* Only x86 has guests that are too old for the feature. */
 static void test_inaccessible_values(void)
 {
     g_assert_true(inaccessible_offered(PRIVATE, ",unplugged-inaccessible=on"));
     g_assert_false(inaccessible_offered(PRIVATE,
                                         ",unplugged-inaccessible=off"));
-    g_assert_false(inaccessible_offered(PRIVATE,
-                                        ",unplugged-inaccessible=auto"));
+    g_assert_true(inaccessible_offered(PRIVATE, ",unplugged-inaccessible=auto")
+                  == !vmem_is_x86());
     g_assert_true(inaccessible_offered(SHARED, ",unplugged-inaccessible=auto"));
     g_assert_false(inaccessible_offered(SHARED, ",unplugged-inaccessible=off"));
 }
@@ -313,7 +314,7 @@ static void test_inaccessible_old_machine(void)
         g_test_skip("no machine type of version 7.1");
         return;
     }
-    g_assert_false(inaccessible_offered(with_private, ""));
+    g_assert_true(inaccessible_offered(with_private, "") == !vmem_is_x86());
     g_assert_true(inaccessible_offered(with_shared, ""));
 }
 
