@@ -146,8 +146,8 @@ def rewrite(repo, made, chosen):
             entry = stack.entry_at(repo, state, path)
             new = stack.merge_entries(repo, edits[path], top[path], entry)
             if new is None:
-                last = max(p.name for p, _ in made.states
-                           if path in p.touched())
+                last = [p.name for p, _ in made.states
+                        if path in p.touched()][-1]
                 raise Failure(f"the edit of {path} meets what a later patch "
                               f"changes there, so {made.states[first][0].name} "
                               f"cannot take it; try PATCH={last}")
