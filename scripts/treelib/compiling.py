@@ -36,7 +36,8 @@ BASE_QTESTS = ("device-introspect-test", "numa-test", "qmp-cmd-test",
                "qom-test")
 TOOLS = ("qemu-img", "storage-daemon/qemu-storage-daemon",
          "contrib/vhost-user-blk/vhost-user-blk")
-UNIT_TEST = re.compile(r"tests/unit/test-(virtio-mem|memory-device)[^/.]*")
+OUR_TEST = re.compile(r"tests/(unit/test-(virtio-mem|memory-device)[^/.]*"
+                      r"|qtest/virtio-mem-[^/.]*-test)")
 
 
 def build(targets, sanitizers=False):
@@ -126,7 +127,7 @@ def goals(out, targets):
     chosen += ["tests/qtest/qos-test"]
     if "x86_64-softmmu" in targets:
         chosen += [f"tests/qtest/{test}" for test in BASE_QTESTS]
-    chosen += [path for path in sorted(known) if UNIT_TEST.fullmatch(path)]
+    chosen += [path for path in sorted(known) if OUR_TEST.fullmatch(path)]
     lost = [path for path in chosen if path not in known]
     if lost:
         raise Failure(f"QEMU's build does not know {', '.join(lost)} in this "

@@ -63,6 +63,7 @@ class Suites:
     def qtest(self):
         for target in self.targets:
             self.qos_tests(target)
+            self.own_qtests(target)
         if "x86_64-softmmu" in self.targets and not self.sanitizers:
             for name in compiling.BASE_QTESTS:
                 self.base_qtest(name, "x86_64-softmmu")
@@ -98,6 +99,17 @@ class Suites:
                          "lists no test of virtio-mem")
             return
         tap.run_selected(program, names, self.tally)
+
+    def own_qtests(self, target):
+        """Those of our qtests that start machines of their own."""
+        folder = self.out / "tests" / "qtest"
+        names = sorted(path.name for path in folder.glob("virtio-mem-*-test")
+                       if path.is_file())
+        if not names:
+            self.missing("qtest", "virtio-mem-*-test", "are not built; does a "
+                         "patch add them to tests/qtest/meson.build?")
+        for name in names:
+            tap.run_program(self.qtest_program(name, target), self.tally)
 
     def base_qtest(self, name, target):
         program = self.qtest_program(name, target)
