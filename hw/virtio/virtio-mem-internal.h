@@ -190,11 +190,12 @@ int virtio_mem_discard_unplugged(VirtIOMEM *vmem);
 void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size);
 
 /**
- * virtio_mem_notify_size - tell the user about a new plugged size
+ * virtio_mem_notify_size - tell the user the plugged size if it is a new one
  * @vmem: the realized device
- * @old_size: plugged size when it was last told, in bytes
+ *
+ * Called once after a batch of requests, a reset or an incoming migration.
  */
-void virtio_mem_notify_size(VirtIOMEM *vmem, uint64_t old_size);
+void virtio_mem_notify_size(VirtIOMEM *vmem);
 
 /* -- virtio-mem-requests: the queue -- */
 

@@ -248,7 +248,6 @@ static bool decode_stream(const VirtIOMEM *vmem, VirtIOMEMBlocks *blocks)
 static int stream_post_load(void *opaque, int version_id)
 {
     VirtIOMEM *vmem = opaque;
-    const uint64_t old_size = virtio_mem_blocks_plugged(&vmem->blocks);
     VirtIOMEMBlocks blocks;
     bool ok;
     int ret;
@@ -275,7 +274,7 @@ static int stream_post_load(void *opaque, int version_id)
                      virtio_mem_blocks_plugged(&vmem->blocks), strerror(-ret));
         return ret;
     }
-    virtio_mem_notify_size(vmem, old_size);
+    virtio_mem_notify_size(vmem);
 
     /* The source may have told the guest to wait. */
     vmem->kick_owed = true;

@@ -111,7 +111,6 @@ int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region)
     if (virtio_mem_blocks_resize_usable(&vmem->blocks, usable)) {
         virtio_notify_config(VIRTIO_DEVICE(vmem));
     }
-    virtio_mem_notify_size(vmem, old_size);
     return 0;
 }
 
@@ -144,11 +143,12 @@ void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)
     virtio_notify_config(VIRTIO_DEVICE(vmem));
 }
 
-void virtio_mem_notify_size(VirtIOMEM *vmem, uint64_t old_size)
+void virtio_mem_notify_size(VirtIOMEM *vmem)
 {
     uint64_t size = virtio_mem_blocks_plugged(&vmem->blocks);
 
-    if (size != old_size) {
+    if (size != vmem->notified_size) {
+        vmem->notified_size = size;
         notifier_list_notify(&vmem->size_change_notifiers, &size);
     }
 }

@@ -206,7 +206,6 @@ static void publish_responses(VirtIOMEM *vmem, unsigned int nb_responses)
 static bool handle_batch(VirtIOMEM *vmem)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(vmem);
-    const uint64_t old_size = virtio_mem_blocks_plugged(&vmem->blocks);
     const char *violation = NULL;
     unsigned int nb_done;
 
@@ -235,7 +234,7 @@ static bool handle_batch(VirtIOMEM *vmem)
     }
 
     publish_responses(vmem, nb_done);
-    virtio_mem_notify_size(vmem, old_size);
+    virtio_mem_notify_size(vmem);
 
     if (violation) {
         virtio_error(vdev, "virtio-mem: %s", violation);

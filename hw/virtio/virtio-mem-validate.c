@@ -80,18 +80,6 @@ bool virtio_mem_validate_users(const VirtIOMEM *vmem, Error **errp)
     return validate_memdev(vmem, errp) && validate_machine(vmem, errp);
 }
 
-static bool validate_multiple(const VirtIOMEM *vmem, const char *what,
-                           uint64_t value, Error **errp)
-{
-    if (QEMU_IS_ALIGNED(value, vmem->block_size)) {
-        return true;
-    }
-    error_setg(errp, "'%s' property has to be multiples of '%s' (0x%" PRIx64
-               "), which 0x%" PRIx64 " is not", what,
-               VIRTIO_MEM_BLOCK_SIZE_PROP, vmem->block_size, value);
-    return false;
-}
-
 bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
 {
     RAMBlock *rb = vmem->memdev->mr.ram_block;
@@ -105,9 +93,11 @@ bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
                    vmem->block_size);
         return false;
     }
-    if (!validate_multiple(vmem, VIRTIO_MEM_REQUESTED_SIZE_PROP,
-                        vmem->requested_size, errp) ||
-        !validate_multiple(vmem, VIRTIO_MEM_ADDR_PROP, vmem->addr, errp)) {
+    if (!QEMU_IS_ALIGNED(vmem->requested_size, vmem->block_size)) {
+        error_setg(errp, "'%s' property has to be multiples of '%s' (0x%"
+                   PRIx64 "), which 0x%" PRIx64 " is not",
+                   VIRTIO_MEM_REQUESTED_SIZE_PROP, VIRTIO_MEM_BLOCK_SIZE_PROP,
+                   vmem->block_size, vmem->requested_size);
         return false;
     }
     if (!QEMU_IS_ALIGNED(region_size, vmem->block_size)) {

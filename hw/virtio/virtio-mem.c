@@ -30,6 +30,14 @@ static uint64_t memdev_size(const VirtIOMEM *vmem)
     return memory_region_size(&vmem->memdev->mr);
 }
 
+/* What the user chose, or else what realize will choose. */
+static uint64_t chosen_block_size(const VirtIOMEM *vmem)
+{
+    RAMBlock *rb = vmem->memdev ? vmem->memdev->mr.ram_block : NULL;
+
+    return vmem->block_size ?: virtio_mem_default_block_size(rb);
+}
+
 static bool is_being_unplugged(const VirtIOMEM *vmem)
 {
     return DEVICE(vmem)->parent_bus->parent->pending_deleted_event;
@@ -39,8 +47,20 @@ static bool is_being_unplugged(const VirtIOMEM *vmem)
 
 MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp)
 {
+    uint64_t block_size;
+
     if (!vmem->memdev) {
         error_setg(errp, "'%s' property is not set", VIRTIO_MEM_MEMDEV_PROP);
+        return NULL;
+    }
+
+    /* Placement comes before realize, and would not know which property. */
+    block_size = chosen_block_size(vmem);
+    if (!QEMU_IS_ALIGNED(vmem->addr, block_size)) {
+        error_setg(errp, "'%s' property has to be multiples of '%s' (0x%"
+                   PRIx64 "), which 0x%" PRIx64 " is not",
+                   VIRTIO_MEM_ADDR_PROP, VIRTIO_MEM_BLOCK_SIZE_PROP, block_size,
+                   vmem->addr);
         return NULL;
     }
     return &vmem->memdev->mr;
@@ -191,6 +211,7 @@ static void virtio_mem_system_reset(void *opaque)
     /* If it cannot be done now, the driver will ask for it: UNPLUG_ALL. */
     if (!virtio_mem_migration_busy()) {
         virtio_mem_unplug_all(vmem, true);
+        virtio_mem_notify_size(vmem);
     }
 }
 
@@ -215,9 +236,7 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
         return;
     }
     mr = &vmem->memdev->mr;
-    if (!vmem->block_size) {
-        vmem->block_size = virtio_mem_default_block_size(mr->ram_block);
-    }
+    vmem->block_size = chosen_block_size(vmem);
     if (!virtio_mem_validate_sizes(vmem, errp) ||
         !begin_discarding(vmem, errp)) {
         return;
@@ -320,14 +339,8 @@ static void set_requested_size(Object *obj, Visitor *v, const char *name,
 static void get_block_size(Object *obj, Visitor *v, const char *name,
                            void *opaque, Error **errp)
 {
-    const VirtIOMEM *vmem = VIRTIO_MEM(obj);
-    uint64_t value = vmem->block_size;
+    uint64_t value = chosen_block_size(VIRTIO_MEM(obj));
 
-    /* Placement asks for it before realize has decided. */
-    if (!value) {
-        value = virtio_mem_default_block_size(
-            vmem->memdev ? vmem->memdev->mr.ram_block : NULL);
-    }
     visit_type_size(v, name, &value, errp);
 }
 

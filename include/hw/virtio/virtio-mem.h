@@ -66,6 +66,7 @@ typedef struct VirtIOMEMStream {
  * @vq: the request queue
  * @vq_again: takes up the queue again where a batch left requests behind
  * @discard_listeners: who is told of populated and discarded blocks
+ * @notified_size: plugged size that the notifiers know, in bytes
  * @size_change_notifiers: called with a pointer to the plugged size in bytes
  * @migration_state: called when an outgoing migration changes its state
  * @vm_state: called when the VM starts and stops
@@ -93,6 +94,7 @@ struct VirtIOMEM {
     QEMUBH *vq_again;
 
     QLIST_HEAD(, RamDiscardListener) discard_listeners;
+    uint64_t notified_size;
     NotifierList size_change_notifiers;
 
     Notifier migration_state;
@@ -105,12 +107,12 @@ struct VirtIOMEM {
 /**
  * virtio_mem_get_memory_region - the region that a machine has to map
  * @vmem: the device, realized or not
- * @errp: set if there is none yet
+ * @errp: set if there is none, or if it cannot be where the user wants it
  *
  * Called by the proxy for memory-device core, under the BQL.
  *
  * Returns: the region, owned by the memory backend; NULL with @errp set while
- * the 'memdev' property is not set.
+ * the 'memdev' property is not set or 'memaddr' does not fit to 'block-size'.
  */
 MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp);
 
