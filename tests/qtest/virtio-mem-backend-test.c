@@ -31,7 +31,7 @@ static uint64_t anonymous_memory(VMemMachine *m, const char *unused)
     g_assert_true(g_file_get_contents(path, &status, NULL, NULL));
     line = strstr(status, "RssAnon:");
     g_assert_nonnull(line);
-    return strtoull(line + strlen("RssAnon:"), NULL, 10) * KiB;
+    return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10) * KiB;
 }
 
 /* What is allocated for the open file whose name contains @name. */

@@ -122,7 +122,7 @@ unsigned vmem_machine_pid(VMemMachine *m)
 {
     g_autofree char *pid = machine_file(m, "pid");
 
-    return strtoul(pid, NULL, 10);
+    return g_ascii_strtoull(pid, NULL, 10);
 }
 
 /* A system reset, after which all drivers start again. */

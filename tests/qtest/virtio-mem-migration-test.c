@@ -147,6 +147,18 @@ static void test_rule_22_failed(void)
     check_rule_22(fail_migration);
 }
 
+static void cancel_while_stopped(VMemMachine *m, int fd)
+{
+    vmem_qmp_ok(m, "stop", "{}");
+    cancel_migration(m, fd);
+    vmem_qmp_ok(m, "cont", "{}");
+}
+
+static void test_rule_22_stopped(void)
+{
+    check_rule_22(cancel_while_stopped);
+}
+
 /* It worked, but the source is told to go on nevertheless. */
 static void test_rule_22_continued(void)
 {
@@ -371,6 +383,8 @@ int main(int argc, char **argv)
                    test_rule_22_cancelled);
     qtest_add_func("/virtio-mem/rule-22-interrupt-when-failed",
                    test_rule_22_failed);
+    qtest_add_func("/virtio-mem/rule-22-interrupt-when-cancelled-and-stopped",
+                   test_rule_22_stopped);
     qtest_add_func("/virtio-mem/rule-22-interrupt-when-source-continues",
                    test_rule_22_continued);
     qtest_add_func("/virtio-mem/rule-22-not-busy-when-unreachable",

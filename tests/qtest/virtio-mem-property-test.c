@@ -146,7 +146,7 @@ static void test_block_size_default(void)
                              "hpage_pmd_size", &thp, NULL, NULL)) {
         g_test_skip("the host does not tell the size of its huge pages");
     } else {
-        uint64_t size = MAX(1 * MiB, strtoull(thp, NULL, 10));
+        uint64_t size = MAX(1 * MiB, g_ascii_strtoull(thp, NULL, 10));
 
         assert_add_works(m, "'memdev': 'mem0'");
         g_assert_cmphex(vmem_qom_get_uint(m, "vm0", "block-size"), ==, size);
