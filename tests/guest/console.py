@@ -17,7 +17,7 @@ class Console:
     """The host's end of the command channel.
 
     `check_alive` is called about once a second while waiting and raises when
-    waiting has become pointless.
+    waiting has become pointless; it is told when the channel is closed.
     """
 
     def __init__(self, sock, check_alive):
@@ -56,7 +56,7 @@ class Console:
         try:
             self._sock.sendall(f'{self._number} {command}\n'.encode())
         except OSError as error:
-            self._check_alive()
+            self._check_alive(channel_closed=True)
             raise ConsoleError(f'cannot send "{command}": {error}') from None
         output = []
         while True:
@@ -88,7 +88,7 @@ class Console:
             except OSError:
                 data = b''
             if not data:
-                self._check_alive()
+                self._check_alive(channel_closed=True)
                 raise ConsoleError(f'the channel closed, waiting for {what}')
             self._pending += data
         line, self._pending = self._pending.split(b'\n', 1)

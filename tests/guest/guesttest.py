@@ -48,7 +48,8 @@ def _guarded(method):
         except unittest.SkipTest:
             raise
         except BaseException:
-            signal.alarm(60)
+            # Asking a VM that is stuck must not be what hangs now.
+            signal.alarm(30)
             self.diagnostics = [vm.diagnostics() for vm in self.vms]
             raise
         finally:

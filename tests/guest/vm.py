@@ -108,8 +108,15 @@ class VM:
     def pid(self):
         return self.process.pid
 
-    def check_alive(self):
-        status = self.process.poll()
+    def _exit_status(self, patience):
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def check_alive(self, channel_closed=False):
+        # A channel of a process that crashes closes before it is reaped.
+        status = self._exit_status(10 if channel_closed else 0)
         if status is not None:
             raise VMDied(f'{self.name}: QEMU ended with status {status}: '
                          f'{self.stderr().strip()}')
@@ -134,7 +141,7 @@ class VM:
         """For the reader of a failed test."""
         state = 'not started'
         if self.process:
-            status = self.process.poll()
+            status = self._exit_status(1)
             state = ('running' if status is None
                      else f'ended with status {status}')
         return '\n'.join([
