@@ -125,6 +125,9 @@ static void test_rule_13_outside(void *obj, void *data, QGuestAllocator *alloc)
         { c.addr, c.usable_region_size / c.block_size + 1 },
         { c.addr, UINT16_MAX },
         { end - c.block_size, UINT16_MAX },
+        /* The size of these does not fit into 32 bits, or into the region. */
+        { c.addr, (1ull << 32) / c.block_size + 1 },
+        { c.addr + c.block_size, (1ull << 32) / c.block_size + 2 },
         /* The end of these, or their address, does not fit into 64 bits. */
         { -c.block_size, 1 },
         { -c.block_size, 2 },
