@@ -67,8 +67,9 @@ static void fill(QVirtioMem *vmem, uint64_t addr, uint64_t blocks)
 }
 
 /*
- * Memory is counted in halves of what was touched: the rest of QEMU allocates
- * a little meanwhile, but not that much.
+ * Memory is compared with half of what was touched: the rest of QEMU allocates
+ * and frees a little meanwhile, and the kernel counts per thread and adds up
+ * later. Neither comes near that much.
  */
 static void check_host_memory(const char *backend, HostUse use, const char *arg)
 {
@@ -83,7 +84,7 @@ static void check_host_memory(const char *backend, HostUse use, const char *arg)
     assert_ack(qvirtio_mem_plug(vmem, c.addr, TOUCHED_BLOCKS));
     fill(vmem, c.addr, TOUCHED_BLOCKS);
     after = use(m, arg);
-    g_assert_cmpint(after, >=, before + TOUCHED_BLOCKS * c.block_size);
+    g_assert_cmpint(after, >=, before + half);
 
     /* At once, and only for the blocks that were named. */
     assert_ack(qvirtio_mem_unplug(vmem, c.addr, TOUCHED_BLOCKS - 1));
