@@ -36,8 +36,9 @@ def assemble(quiet=False):
         touch_new_links(repo, changed)
         key_file.write_text(key)
         if not quiet:
-            say(f"build/tree: {len(patches)} patches, {len(ours)} files of "
-                f"ours, {len(changed)} files changed by this run")
+            what = "made" if not known else f"{len(changed)} files changed"
+            say(f"build/tree: {what}; {len(patches)} patches, {len(ours)} "
+                "files of ours")
         mention_idle_lines(patches, ours)
     elif not quiet:
         say(f"build/tree is up to date ({len(patches)} patches, {len(ours)} "
