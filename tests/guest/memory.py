@@ -85,14 +85,16 @@ def resize(vm, size, device='vm0', timeout=PATIENCE):
     settle(vm, timeout=timeout)
 
 
-def pattern_start(vm, mib, wait=True):
+def pattern_start(vm, mib):
     """Start a process in the guest that keeps changing known memory."""
     vm.run(f'mempattern {mib} > /tmp/pattern 2>&1 & echo $! > /tmp/pattern.pid')
-    if wait:
-        def filled():
-            seen = vm.run('cat /tmp/pattern')
-            return 'filled' in seen, seen
-        wait_for('memory of the guest filled with the pattern', filled)
+
+    def filled():
+        vm.check_alive()
+        seen = vm.run('cat /tmp/pattern')
+        return 'filled' in seen, seen
+
+    wait_for('memory of the guest filled with the pattern', filled)
 
 
 def pattern_check(vm):
