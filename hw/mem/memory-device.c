@@ -128,9 +128,9 @@ static Range device_range(const MemoryDeviceState *md)
     return range;
 }
 
-static bool check_free_slots(const MachineState *ms, Error **errp)
+static bool check_free_slots(MachineState *ms, Error **errp)
 {
-    if (kvm_enabled() && !kvm_has_free_slot((MachineState *)ms)) {
+    if (kvm_enabled() && !kvm_has_free_slot(ms)) {
         error_setg(errp, "hypervisor has no free memory slots left");
         return false;
     }
@@ -292,6 +292,9 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
     if (!mr) {
         return;
     }
+    if (mdc->check_place && !mdc->check_place(md, errp)) {
+        return;
+    }
 
     placement.addr = device_addr(md);
     placement.size = memory_region_size(mr);
@@ -330,6 +333,13 @@ void memory_device_unplug(MemoryDeviceState *md, MachineState *ms)
     memory_region_del_subregion(&ms->device_memory->mr,
                                 device_region(md, &error_abort));
     trace_memory_device_unplug(device_id(md), device_addr(md));
+}
+
+void memory_device_ensure_unplugged(MemoryDeviceState *md)
+{
+    if (memory_region_is_mapped(device_region(md, &error_abort))) {
+        memory_device_unplug(md, MACHINE(qdev_get_machine()));
+    }
 }
 
 static const TypeInfo memory_device_type = {

@@ -180,7 +180,7 @@ bool virtio_mem_blocks_load(VirtIOMEMBlocks *blocks,
     return true;
 }
 
-uint64_t virtio_mem_blocks_usable_size(const VirtIOMEMBlocks *blocks,
+uint64_t virtio_mem_blocks_usable_size_for(const VirtIOMEMBlocks *blocks,
                                        uint64_t requested_size,
                                        uint64_t extent)
 {

@@ -268,7 +268,7 @@ static void rdm_register_listener(RamDiscardManager *rdm,
 
         error_report("%s: a new user of the memory refuses the %" PRIu64
                      " MiB that are plugged: %s", path,
-                     virtio_mem_blocks_plugged(&vmem->blocks) >> 20,
+                     virtio_mem_blocks_plugged_size(&vmem->blocks) >> 20,
                      strerror(-ret));
     }
 }

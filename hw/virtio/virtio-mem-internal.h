@@ -1,17 +1,17 @@
 /*
  * virtio-mem: what the modules of the device need of each other
  *
- * All functions are called under the BQL. Modules call downwards only:
+ * All functions are called under the BQL. A module calls those below it, never
+ * those above:
  *
- *     virtio-mem (QOM, configuration space, reset)
- *       |-- virtio-mem-requests (the guest's wishes)
- *       |-- virtio-mem-migration (the stream's; busy or not)
- *       `-- virtio-mem-validate (the user's configuration)
- *             `-- virtio-mem-sizes (defaults)
- *     requests, migration, reset
- *       `-- virtio-mem-plug (carries a change out)
- *             |-- virtio-mem-discard (tells the users of the region)
- *             `-- virtio-mem-blocks (the state)
+ *     virtio-mem            QOM, properties, configuration space, reset
+ *     virtio-mem-requests   the guest's wishes
+ *     virtio-mem-migration  the stream, and when to keep still
+ *     virtio-mem-plug       carries out a change
+ *     virtio-mem-discard    tells the users of the region
+ *     virtio-mem-validate   the user's configuration
+ *     virtio-mem-sizes      defaults
+ *     virtio-mem-blocks     geometry and state
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -72,6 +72,17 @@ bool virtio_mem_auto_unplugged_inaccessible(RAMBlock *rb);
 bool virtio_mem_has_shared_zeropage(RAMBlock *rb);
 
 /* -- virtio-mem-validate: is what the user configured possible? -- */
+
+/**
+ * virtio_mem_validate_addr - check the address against the block size
+ * @vmem: the device, realized or not
+ * @block_size: in bytes, that it has or will have
+ * @errp: names both properties
+ *
+ * Returns: true if the address fits, or if there is none yet.
+ */
+bool virtio_mem_validate_addr(const VirtIOMEM *vmem, uint64_t block_size,
+                              Error **errp);
 
 /**
  * virtio_mem_validate_users - check who gives the memory and who gets it
@@ -247,11 +258,23 @@ void virtio_mem_migration_cleanup(VirtIOMEM *vmem);
 bool virtio_mem_migration_busy(void);
 
 /**
+ * virtio_mem_migration_shares_memory - may another QEMU use this memory?
+ * @vmem: the device with a valid memory backend
+ *
+ * A migration between two processes on one host may leave shared memory where
+ * it is (x-ignore-shared). What one side discards is gone for the other.
+ *
+ * Returns: true if the backend is shared and the guest is about to come from,
+ * or has gone to, another process.
+ */
+bool virtio_mem_migration_shares_memory(const VirtIOMEM *vmem);
+
+/**
  * virtio_mem_migration_owe_kick - the guest was told to try again later
  * @vmem: the realized device, virtio_mem_migration_busy()
  *
  * The driver gets a configuration interrupt as soon as the device is not busy
- * any more and the VM runs.
+ * any more.
  */
 void virtio_mem_migration_owe_kick(VirtIOMEM *vmem);
 

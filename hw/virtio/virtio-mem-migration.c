@@ -8,6 +8,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
+#include "exec/cpu-common.h"
 #include "migration/misc.h"
 #include "sysemu/runstate.h"
 #include "virtio-mem-internal.h"
@@ -18,6 +19,13 @@
 
 /* -- busy, and the sign to the guest when that is over -- */
 
+bool virtio_mem_migration_shares_memory(const VirtIOMEM *vmem)
+{
+    return qemu_ram_is_shared(vmem->memdev->mr.ram_block) &&
+           (runstate_check(RUN_STATE_INMIGRATE) ||
+            runstate_check(RUN_STATE_POSTMIGRATE));
+}
+
 bool virtio_mem_migration_busy(void)
 {
     return !migration_is_idle() || migration_in_incoming_postcopy() ||
@@ -26,13 +34,13 @@ bool virtio_mem_migration_busy(void)
 
 static void pay_kick(VirtIOMEM *vmem)
 {
-    /* A stopped VM gets it when it goes on. */
-    if (!vmem->kick_owed || !runstate_is_running()) {
+    /* The guest is elsewhere, unless the user lets this one go on. */
+    if (!vmem->kick_owed || runstate_check(RUN_STATE_POSTMIGRATE)) {
         return;
     }
 
     if (virtio_mem_migration_busy()) {
-        /* Nobody tells devices that an incoming postcopy has ended. */
+        /* Its end is announced before it is true, and in another thread. */
         if (migration_in_incoming_postcopy()) {
             timer_mod(vmem->kick_timer,
                       qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) + POSTCOPY_POLL_MS);
@@ -165,8 +173,8 @@ static int stream_pre_save(void *opaque)
     /* A load that failed half way may have left one. */
     release_bitmap(vmem);
     vmem->stream = (VirtIOMEMStream) {
-        .usable_size = virtio_mem_blocks_usable(&vmem->blocks),
-        .plugged_size = virtio_mem_blocks_plugged(&vmem->blocks),
+        .usable_size = virtio_mem_blocks_usable_size(&vmem->blocks),
+        .plugged_size = virtio_mem_blocks_plugged_size(&vmem->blocks),
         .requested_size = vmem->requested_size,
         .nb_bits = vmem->blocks.nb_blocks,
         .bitmap = vmem->blocks.plugged,
@@ -236,10 +244,10 @@ static bool decode_stream(const VirtIOMEM *vmem, VirtIOMEMBlocks *blocks)
                      blocks->hull.end - 1, blocks->nb_usable);
         return false;
     }
-    if (virtio_mem_blocks_plugged(blocks) != stream->plugged_size) {
+    if (virtio_mem_blocks_plugged_size(blocks) != stream->plugged_size) {
         error_report("virtio-mem: the migration stream has a size of 0x%"
                      PRIx64 ", but 0x%" PRIx64 " are plugged",
-                     stream->plugged_size, virtio_mem_blocks_plugged(blocks));
+                     stream->plugged_size, virtio_mem_blocks_plugged_size(blocks));
         return false;
     }
     return true;
@@ -248,7 +256,7 @@ static bool decode_stream(const VirtIOMEM *vmem, VirtIOMEMBlocks *blocks)
 static int stream_post_load(void *opaque, int version_id)
 {
     VirtIOMEM *vmem = opaque;
-    VirtIOMEMBlocks blocks;
+    VirtIOMEMBlocks blocks, old_blocks;
     bool ok;
     int ret;
 
@@ -264,20 +272,23 @@ static int stream_post_load(void *opaque, int version_id)
 
     /* Normally nothing is plugged before, but nobody guarantees that. */
     virtio_mem_discard_notify_discard_all(vmem);
-    virtio_mem_blocks_destroy(&vmem->blocks);
+    old_blocks = vmem->blocks;
     vmem->blocks = blocks;
+    virtio_mem_blocks_destroy(&old_blocks);
     vmem->requested_size = vmem->stream.requested_size;
     ret = virtio_mem_discard_replay(vmem);
     if (ret) {
         error_report("virtio-mem: a user of the memory refuses the 0x%" PRIx64
                      " bytes that are plugged: %s",
-                     virtio_mem_blocks_plugged(&vmem->blocks), strerror(-ret));
+                     virtio_mem_blocks_plugged_size(&vmem->blocks), strerror(-ret));
+        virtio_mem_blocks_clear(&vmem->blocks);
         return ret;
     }
     virtio_mem_notify_size(vmem);
 
     /* The source may have told the guest to wait. */
     vmem->kick_owed = true;
+    vmem->vq_left = true;
 
     /* Postcopy places each page itself and must find no other one there. */
     if (migration_in_incoming_postcopy()) {

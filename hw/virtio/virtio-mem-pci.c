@@ -45,7 +45,7 @@ static void md_set_addr(MemoryDeviceState *md, uint64_t addr, Error **errp)
 
 static uint64_t md_get_plugged_size(const MemoryDeviceState *md, Error **errp)
 {
-    return virtio_mem_blocks_plugged(&VIRTIO_MEM_PCI(md)->vdev.blocks);
+    return virtio_mem_blocks_plugged_size(&VIRTIO_MEM_PCI(md)->vdev.blocks);
 }
 
 static MemoryRegion *md_get_memory_region(MemoryDeviceState *md, Error **errp)
@@ -71,6 +71,11 @@ static void md_fill_device_info(const MemoryDeviceState *md,
 
     info->type = MEMORY_DEVICE_INFO_KIND_VIRTIO_MEM;
     info->u.virtio_mem.data = data;
+}
+
+static bool md_check_place(const MemoryDeviceState *md, Error **errp)
+{
+    return virtio_mem_check_place(&VIRTIO_MEM_PCI(md)->vdev, errp);
 }
 
 static bool md_check_unplug(const MemoryDeviceState *md, Error **errp)
@@ -131,6 +136,7 @@ static void virtio_mem_pci_class_init(ObjectClass *klass, void *data)
     mdc->get_memory_region = md_get_memory_region;
     mdc->get_min_alignment = md_get_min_alignment;
     mdc->fill_device_info = md_fill_device_info;
+    mdc->check_place = md_check_place;
     mdc->check_unplug = md_check_unplug;
 }
 

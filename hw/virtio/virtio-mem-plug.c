@@ -88,8 +88,8 @@ int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region)
     const VirtIOMEMRange range = {
         0, whole_region ? vmem->blocks.nb_blocks : vmem->blocks.nb_usable
     };
-    const uint64_t old_usable = virtio_mem_blocks_usable(&vmem->blocks);
-    const uint64_t old_size = virtio_mem_blocks_plugged(&vmem->blocks);
+    const uint64_t old_usable = virtio_mem_blocks_usable_size(&vmem->blocks);
+    const uint64_t old_size = virtio_mem_blocks_plugged_size(&vmem->blocks);
     uint64_t usable;
     int ret;
 
@@ -105,7 +105,7 @@ int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region)
     virtio_mem_discard_notify_discard_all(vmem);
     virtio_mem_blocks_clear(&vmem->blocks);
 
-    usable = virtio_mem_blocks_usable_size(&vmem->blocks, vmem->requested_size,
+    usable = virtio_mem_blocks_usable_size_for(&vmem->blocks, vmem->requested_size,
                                            vmem->usable_extent);
     trace_virtio_mem_unplug_all(old_size, old_usable, usable);
     if (virtio_mem_blocks_resize_usable(&vmem->blocks, usable)) {
@@ -130,8 +130,8 @@ int virtio_mem_discard_unplugged(VirtIOMEM *vmem)
 
 void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)
 {
-    const uint64_t old_usable = virtio_mem_blocks_usable(&vmem->blocks);
-    const uint64_t usable = virtio_mem_blocks_usable_size(&vmem->blocks, size,
+    const uint64_t old_usable = virtio_mem_blocks_usable_size(&vmem->blocks);
+    const uint64_t usable = virtio_mem_blocks_usable_size_for(&vmem->blocks, size,
                                                           vmem->usable_extent);
 
     /* Only UNPLUG_ALL and system reset may shrink it. */
@@ -145,7 +145,7 @@ void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)
 
 void virtio_mem_notify_size(VirtIOMEM *vmem)
 {
-    uint64_t size = virtio_mem_blocks_plugged(&vmem->blocks);
+    uint64_t size = virtio_mem_blocks_plugged_size(&vmem->blocks);
 
     if (size != vmem->notified_size) {
         vmem->notified_size = size;

@@ -190,7 +190,10 @@ static size_t encode_response(const VirtQueueElement *elem,
     return iov_from_buf(elem->in_sg, elem->in_num, 0, &wire, sizeof(wire));
 }
 
-/* Make the responses to a batch visible to the driver, all at once. */
+/*
+ * Make the responses to a batch visible to the driver, all at once. If the ring
+ * itself turned out to be corrupt, the device needs a reset and they are lost.
+ */
 static void publish_responses(VirtIOMEM *vmem, unsigned int nb_responses)
 {
     if (!nb_responses) {
@@ -245,7 +248,8 @@ static bool handle_batch(VirtIOMEM *vmem)
 static void handle_queue(VirtIOMEM *vmem)
 {
     /* A driver that refills the queue for ever must not starve the others. */
-    if (handle_batch(vmem)) {
+    vmem->vq_left = handle_batch(vmem);
+    if (vmem->vq_left) {
         qemu_bh_schedule(vmem->vq_again);
     }
 }
@@ -253,9 +257,13 @@ static void handle_queue(VirtIOMEM *vmem)
 static void handle_queue_again(void *opaque)
 {
     VirtIOMEM *vmem = opaque;
+    const VirtIODevice *vdev = VIRTIO_DEVICE(vmem);
 
-    /* Of a VM that stopped meanwhile, the queue belongs to migration. */
-    if (VIRTIO_DEVICE(vmem)->vm_running) {
+    /*
+     * Meanwhile the VM may have stopped: then the queue belongs to migration.
+     * Or the device was reset: then it belongs to the driver.
+     */
+    if (vdev->vm_running && (vdev->status & VIRTIO_CONFIG_S_DRIVER_OK)) {
         handle_queue(vmem);
     }
 }
@@ -267,7 +275,9 @@ static void handle_output(VirtIODevice *vdev, VirtQueue *vq)
 
 void virtio_mem_requests_resume(VirtIOMEM *vmem)
 {
-    qemu_bh_schedule(vmem->vq_again);
+    if (vmem->vq_left) {
+        qemu_bh_schedule(vmem->vq_again);
+    }
 }
 
 void virtio_mem_requests_init(VirtIOMEM *vmem)

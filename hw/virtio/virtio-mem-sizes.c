@@ -37,15 +37,19 @@ static uint64_t assumed_thp_size(void)
 
 static uint64_t host_thp_size(void)
 {
+    static uint64_t known_size;
     g_autofree char *content = NULL;
     uint64_t size;
 
-    if (!g_file_get_contents(THP_SIZE_FILE, &content, NULL, NULL) ||
-        qemu_strtou64(g_strchomp(content), NULL, 10, &size) ||
-        !is_power_of_2(size)) {
-        return assumed_thp_size();
+    if (!known_size) {
+        if (!g_file_get_contents(THP_SIZE_FILE, &content, NULL, NULL) ||
+            qemu_strtou64(g_strchomp(content), NULL, 10, &size) ||
+            !is_power_of_2(size)) {
+            size = assumed_thp_size();
+        }
+        known_size = size;
     }
-    return size;
+    return known_size;
 }
 
 uint64_t virtio_mem_default_block_size(RAMBlock *rb)

@@ -54,11 +54,17 @@ static bool validate_machine(const VirtIOMEM *vmem, Error **errp)
 {
     const MachineState *ms = MACHINE(qdev_get_machine());
     const int nb_nodes = ms->numa_state ? ms->numa_state->num_nodes : 0;
+    DeviceState *proxy = DEVICE(vmem)->parent_bus->parent;
 
-    if (!object_dynamic_cast(OBJECT(DEVICE(vmem)->parent_bus->parent),
-                             TYPE_MEMORY_DEVICE)) {
+    if (!object_dynamic_cast(OBJECT(proxy), TYPE_MEMORY_DEVICE)) {
         error_setg(errp, "this bus does not map memory of its devices; use"
                    " virtio-mem-pci");
+        return false;
+    }
+    if (!qdev_get_machine_hotplug_handler(proxy)) {
+        error_setg(errp, "machine '%s' does not support virtio-mem devices:"
+                   " it would not map their memory",
+                   MACHINE_GET_CLASS(ms)->name);
         return false;
     }
     if (vmem->node >= MAX(nb_nodes, 1)) {
@@ -80,6 +86,18 @@ bool virtio_mem_validate_users(const VirtIOMEM *vmem, Error **errp)
     return validate_memdev(vmem, errp) && validate_machine(vmem, errp);
 }
 
+bool virtio_mem_validate_addr(const VirtIOMEM *vmem, uint64_t block_size,
+                              Error **errp)
+{
+    if (QEMU_IS_ALIGNED(vmem->addr, block_size)) {
+        return true;
+    }
+    error_setg(errp, "'%s' property has to be multiples of '%s' (0x%" PRIx64
+               "), which 0x%" PRIx64 " is not", VIRTIO_MEM_ADDR_PROP,
+               VIRTIO_MEM_BLOCK_SIZE_PROP, block_size, vmem->addr);
+    return false;
+}
+
 bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
 {
     RAMBlock *rb = vmem->memdev->mr.ram_block;
@@ -91,6 +109,9 @@ bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
                    " (0x%zx), 0x%" PRIx64 " is less",
                    VIRTIO_MEM_BLOCK_SIZE_PROP, qemu_ram_pagesize(rb),
                    vmem->block_size);
+        return false;
+    }
+    if (!virtio_mem_validate_addr(vmem, vmem->block_size, errp)) {
         return false;
     }
     if (!QEMU_IS_ALIGNED(vmem->requested_size, vmem->block_size)) {

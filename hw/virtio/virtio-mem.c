@@ -12,6 +12,7 @@
 #include "qemu/host-utils.h"
 #include "exec/cpu-common.h"
 #include "hw/boards.h"
+#include "hw/mem/memory-device.h"
 #include "hw/qdev-properties.h"
 #include "hw/virtio/virtio-bus.h"
 #include "migration/vmstate.h"
@@ -47,23 +48,16 @@ static bool is_being_unplugged(const VirtIOMEM *vmem)
 
 MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp)
 {
-    uint64_t block_size;
-
     if (!vmem->memdev) {
         error_setg(errp, "'%s' property is not set", VIRTIO_MEM_MEMDEV_PROP);
         return NULL;
     }
-
-    /* Placement comes before realize, and would not know which property. */
-    block_size = chosen_block_size(vmem);
-    if (!QEMU_IS_ALIGNED(vmem->addr, block_size)) {
-        error_setg(errp, "'%s' property has to be multiples of '%s' (0x%"
-                   PRIx64 "), which 0x%" PRIx64 " is not",
-                   VIRTIO_MEM_ADDR_PROP, VIRTIO_MEM_BLOCK_SIZE_PROP, block_size,
-                   vmem->addr);
-        return NULL;
-    }
     return &vmem->memdev->mr;
+}
+
+bool virtio_mem_check_place(const VirtIOMEM *vmem, Error **errp)
+{
+    return virtio_mem_validate_addr(vmem, chosen_block_size(vmem), errp);
 }
 
 void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
@@ -72,7 +66,7 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
     info->memaddr = vmem->addr;
     info->node = vmem->node;
     info->requested_size = vmem->requested_size;
-    info->size = virtio_mem_blocks_plugged(&vmem->blocks);
+    info->size = virtio_mem_blocks_plugged_size(&vmem->blocks);
     info->max_size = virtio_mem_blocks_region_size(&vmem->blocks);
     info->block_size = vmem->block_size;
     info->memdev = object_get_canonical_path(OBJECT(vmem->memdev));
@@ -80,7 +74,7 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
 
 bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
 {
-    const uint64_t size = virtio_mem_blocks_plugged(&vmem->blocks);
+    const uint64_t size = virtio_mem_blocks_plugged_size(&vmem->blocks);
     const char *obstacle = NULL;
 
     if (size && vmem->requested_size) {
@@ -113,8 +107,8 @@ static void virtio_mem_get_config(VirtIODevice *vdev, uint8_t *config_data)
         .node_id = cpu_to_le16(vmem->node),
         .addr = cpu_to_le64(blocks->addr),
         .region_size = cpu_to_le64(virtio_mem_blocks_region_size(blocks)),
-        .usable_region_size = cpu_to_le64(virtio_mem_blocks_usable(blocks)),
-        .plugged_size = cpu_to_le64(virtio_mem_blocks_plugged(blocks)),
+        .usable_region_size = cpu_to_le64(virtio_mem_blocks_usable_size(blocks)),
+        .plugged_size = cpu_to_le64(virtio_mem_blocks_plugged_size(blocks)),
         .requested_size = cpu_to_le64(vmem->requested_size),
     };
 
@@ -188,8 +182,8 @@ static bool begin_discarding(VirtIOMEM *vmem, Error **errp)
         return false;
     }
 
-    /* Another QEMU may still run on a shared file that migrates by itself. */
-    if (runstate_check(RUN_STATE_INMIGRATE)) {
+    /* The memory may be full of life: post_load will know what is not. */
+    if (virtio_mem_migration_shares_memory(vmem)) {
         return true;
     }
     ret = ram_block_discard_range(vmem->memdev->mr.ram_block, 0,
@@ -207,9 +201,17 @@ static bool begin_discarding(VirtIOMEM *vmem, Error **errp)
 static void virtio_mem_system_reset(void *opaque)
 {
     VirtIOMEM *vmem = opaque;
+    DeviceState *proxy = DEVICE(vmem)->parent_bus->parent;
+
+    /*
+     * PCIe forgets a request for removal at reset. ACPI does not, but removes
+     * the device itself then.
+     */
+    proxy->pending_deleted_event = false;
 
     /* If it cannot be done now, the driver will ask for it: UNPLUG_ALL. */
-    if (!virtio_mem_migration_busy()) {
+    if (!virtio_mem_migration_busy() &&
+        !virtio_mem_migration_shares_memory(vmem)) {
         virtio_mem_unplug_all(vmem, true);
         virtio_mem_notify_size(vmem);
     }
@@ -267,12 +269,15 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     VirtIOMEM *vmem = VIRTIO_MEM(dev);
     MemoryRegion *mr = &vmem->memdev->mr;
 
-    /* The machine has unmapped the region, and with it went all listeners. */
+    /* All listeners go with the mapping. */
+    memory_device_ensure_unplugged(MEMORY_DEVICE(dev->parent_bus->parent));
     memory_region_set_ram_discard_manager(mr, NULL);
 
     /* A guest may eject the device without having unplugged its memory. */
     virtio_mem_blocks_clear(&vmem->blocks);
-    virtio_mem_discard_unplugged(vmem);
+    if (!virtio_mem_migration_shares_memory(vmem)) {
+        virtio_mem_discard_unplugged(vmem);
+    }
 
     qemu_del_vm_change_state_handler(vmem->vm_state);
     qemu_unregister_reset(virtio_mem_system_reset, vmem);
@@ -283,6 +288,7 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     virtio_mem_requests_cleanup(vmem);
     virtio_cleanup(VIRTIO_DEVICE(dev));
     virtio_mem_blocks_destroy(&vmem->blocks);
+    vmem->notified_size = 0;
     ram_block_coordinated_discard_require(false);
 }
 
@@ -291,7 +297,7 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
 static void get_size(Object *obj, Visitor *v, const char *name, void *opaque,
                      Error **errp)
 {
-    uint64_t value = virtio_mem_blocks_plugged(&VIRTIO_MEM(obj)->blocks);
+    uint64_t value = virtio_mem_blocks_plugged_size(&VIRTIO_MEM(obj)->blocks);
 
     visit_type_size(v, name, &value, errp);
 }
@@ -322,7 +328,8 @@ static void set_requested_size(Object *obj, Visitor *v, const char *name,
 
     if (is_being_unplugged(vmem)) {
         error_setg(errp, "'%s' is fixed while an unplug of the device is"
-                   " pending", name);
+                   " pending; the guest has to let go of it, or to be reset",
+                   name);
     } else if (!QEMU_IS_ALIGNED(value, vmem->block_size)) {
         error_setg(errp, "'%s' has to be multiples of '%s' (0x%" PRIx64 "),"
                    " which 0x%" PRIx64 " is not", name,
@@ -364,8 +371,7 @@ static void set_block_size(Object *obj, Visitor *v, const char *name,
                    " is less", name, VIRTIO_MEM_MIN_BLOCK_SIZE, value);
     } else if (!is_power_of_2(value)) {
         error_setg(errp, "'%s' property has to be a power of two, which 0x%"
-                   PRIx64 " is not; 0x%" PRIx64 " is the next one", name, value,
-                   pow2ceil(value));
+                   PRIx64 " is not", name, value);
     } else {
         vmem->block_size = value;
     }

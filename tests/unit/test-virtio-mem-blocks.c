@@ -238,7 +238,7 @@ static void test_decode_most_blocks(void)
     virtio_mem_blocks_resize_usable(&b, 65535 * MiB);
     g_assert_true(virtio_mem_blocks_decode(&b, 0, 65535, &range));
     virtio_mem_blocks_set(&b, range, true);
-    g_assert_cmpuint(virtio_mem_blocks_plugged(&b), ==, 65535 * MiB);
+    g_assert_cmpuint(virtio_mem_blocks_plugged_size(&b), ==, 65535 * MiB);
     g_assert_false(virtio_mem_blocks_decode(&b, 1 * MiB, 65535, &range));
     virtio_mem_blocks_destroy(&b);
 }
@@ -332,13 +332,13 @@ static void test_usable_size(void)
             expected = 0;
         }
 
-        usable = virtio_mem_blocks_usable_size(&b, requested, extent);
+        usable = virtio_mem_blocks_usable_size_for(&b, requested, extent);
         g_assert_true(usable == expected);
         g_assert_cmpuint(usable, >=, requested);
         g_assert_cmpint(virtio_mem_blocks_resize_usable(&b, usable), ==,
                         usable != 0);
         g_assert_false(virtio_mem_blocks_resize_usable(&b, usable));
-        g_assert_cmpuint(virtio_mem_blocks_usable(&b), ==, usable);
+        g_assert_cmpuint(virtio_mem_blocks_usable_size(&b), ==, usable);
     }
 }
 

@@ -48,6 +48,15 @@ struct MemoryDeviceClass {
     uint64_t (*get_min_alignment)(const MemoryDeviceState *md);
 
     /**
+     * @check_place: is the device configured so that it can be placed?
+     *
+     * Optional. Called before realize, with a region configured, so that the
+     * device can name the property that is wrong. Returns: false with @errp
+     * set if it cannot be placed.
+     */
+    bool (*check_place)(const MemoryDeviceState *md, Error **errp);
+
+    /**
      * @get_addr: where the region is, or shall be
      *
      * Returns: guest-physical address in bytes; 0 if the user did not choose
@@ -121,6 +130,16 @@ void memory_device_plug(MemoryDeviceState *md, MachineState *ms);
  * unrealized. Cannot fail.
  */
 void memory_device_unplug(MemoryDeviceState *md, MachineState *ms);
+
+/**
+ * memory_device_ensure_unplugged - unmap the region if that was forgotten
+ * @md: the device, plugged or unplugged
+ *
+ * A device that goes together with the bridge it sits behind is unrealized
+ * without its machine being asked. Devices that can sit on a bus call this from
+ * unrealize, under the BQL. Cannot fail.
+ */
+void memory_device_ensure_unplugged(MemoryDeviceState *md);
 
 /**
  * memory_device_get_region_size - size of the region of a device

@@ -159,7 +159,7 @@ bool virtio_mem_blocks_load(VirtIOMEMBlocks *blocks,
                             const unsigned long *plugged);
 
 /**
- * virtio_mem_blocks_usable_size - the usable region that a request deserves
+ * virtio_mem_blocks_usable_size_for - the usable region that a request deserves
  * @blocks: the device's blocks
  * @requested_size: in bytes, multiple of the block size, at most the region
  * @extent: what the guest needs beyond it to find whole memory blocks of its
@@ -168,7 +168,7 @@ bool virtio_mem_blocks_load(VirtIOMEMBlocks *blocks,
  * Returns: the size in bytes, a multiple of the block size, at least
  * @requested_size, at most the region; 0 for @requested_size 0.
  */
-uint64_t virtio_mem_blocks_usable_size(const VirtIOMEMBlocks *blocks,
+uint64_t virtio_mem_blocks_usable_size_for(const VirtIOMEMBlocks *blocks,
                                        uint64_t requested_size,
                                        uint64_t extent);
 
@@ -188,12 +188,12 @@ static inline uint64_t virtio_mem_blocks_region_size(const VirtIOMEMBlocks *b)
     return b->nb_blocks * b->block_size;
 }
 
-static inline uint64_t virtio_mem_blocks_usable(const VirtIOMEMBlocks *b)
+static inline uint64_t virtio_mem_blocks_usable_size(const VirtIOMEMBlocks *b)
 {
     return b->nb_usable * b->block_size;
 }
 
-static inline uint64_t virtio_mem_blocks_plugged(const VirtIOMEMBlocks *b)
+static inline uint64_t virtio_mem_blocks_plugged_size(const VirtIOMEMBlocks *b)
 {
     return b->nb_plugged * b->block_size;
 }

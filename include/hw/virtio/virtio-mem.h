@@ -64,7 +64,8 @@ typedef struct VirtIOMEMStream {
  * @blocks: geometry and state, valid while realized
  * @usable_extent: see virtio_mem_usable_extent(), in bytes
  * @vq: the request queue
- * @vq_again: takes up the queue again where a batch left requests behind
+ * @vq_left: a full batch was taken, and more requests may be on the queue
+ * @vq_again: takes up the queue again where @vq_left
  * @discard_listeners: who is told of populated and discarded blocks
  * @notified_size: plugged size that the notifiers know, in bytes
  * @size_change_notifiers: called with a pointer to the plugged size in bytes
@@ -91,6 +92,7 @@ struct VirtIOMEM {
     uint64_t usable_extent;
 
     VirtQueue *vq;
+    bool vq_left;
     QEMUBH *vq_again;
 
     QLIST_HEAD(, RamDiscardListener) discard_listeners;
@@ -107,14 +109,25 @@ struct VirtIOMEM {
 /**
  * virtio_mem_get_memory_region - the region that a machine has to map
  * @vmem: the device, realized or not
- * @errp: set if there is none, or if it cannot be where the user wants it
+ * @errp: set if there is none yet
  *
  * Called by the proxy for memory-device core, under the BQL.
  *
  * Returns: the region, owned by the memory backend; NULL with @errp set while
- * the 'memdev' property is not set or 'memaddr' does not fit to 'block-size'.
+ * the 'memdev' property is not set.
  */
 MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp);
+
+/**
+ * virtio_mem_check_place - can the device be where the user wants it?
+ * @vmem: the device, not realized
+ * @errp: names the property that does not fit
+ *
+ * Called by the proxy before the device is placed, under the BQL.
+ *
+ * Returns: true if the user chose no address or a possible one.
+ */
+bool virtio_mem_check_place(const VirtIOMEM *vmem, Error **errp);
 
 /**
  * virtio_mem_fill_device_info - answer query-memory-devices
