@@ -247,7 +247,8 @@ static bool decode_stream(const VirtIOMEM *vmem, VirtIOMEMBlocks *blocks)
     if (virtio_mem_blocks_plugged_size(blocks) != stream->plugged_size) {
         error_report("virtio-mem: the migration stream has a size of 0x%"
                      PRIx64 ", but 0x%" PRIx64 " are plugged",
-                     stream->plugged_size, virtio_mem_blocks_plugged_size(blocks));
+                     stream->plugged_size,
+                     virtio_mem_blocks_plugged_size(blocks));
         return false;
     }
     return true;
@@ -280,7 +281,8 @@ static int stream_post_load(void *opaque, int version_id)
     if (ret) {
         error_report("virtio-mem: a user of the memory refuses the 0x%" PRIx64
                      " bytes that are plugged: %s",
-                     virtio_mem_blocks_plugged_size(&vmem->blocks), strerror(-ret));
+                     virtio_mem_blocks_plugged_size(&vmem->blocks),
+                     strerror(-ret));
         virtio_mem_blocks_clear(&vmem->blocks);
         return ret;
     }

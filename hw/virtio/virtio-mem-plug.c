@@ -105,8 +105,9 @@ int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region)
     virtio_mem_discard_notify_discard_all(vmem);
     virtio_mem_blocks_clear(&vmem->blocks);
 
-    usable = virtio_mem_blocks_usable_size_for(&vmem->blocks, vmem->requested_size,
-                                           vmem->usable_extent);
+    usable = virtio_mem_blocks_usable_size_for(&vmem->blocks,
+                                               vmem->requested_size,
+                                               vmem->usable_extent);
     trace_virtio_mem_unplug_all(old_size, old_usable, usable);
     if (virtio_mem_blocks_resize_usable(&vmem->blocks, usable)) {
         virtio_notify_config(VIRTIO_DEVICE(vmem));
@@ -130,16 +131,17 @@ int virtio_mem_discard_unplugged(VirtIOMEM *vmem)
 
 void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)
 {
-    const uint64_t old_usable = virtio_mem_blocks_usable_size(&vmem->blocks);
-    const uint64_t usable = virtio_mem_blocks_usable_size_for(&vmem->blocks, size,
-                                                          vmem->usable_extent);
+    VirtIOMEMBlocks *blocks = &vmem->blocks;
+    const uint64_t old_usable = virtio_mem_blocks_usable_size(blocks);
+    uint64_t usable = virtio_mem_blocks_usable_size_for(blocks, size,
+                                                        vmem->usable_extent);
 
     /* Only UNPLUG_ALL and system reset may shrink it. */
-    virtio_mem_blocks_resize_usable(&vmem->blocks, MAX(usable, old_usable));
+    usable = MAX(usable, old_usable);
+    virtio_mem_blocks_resize_usable(blocks, usable);
     vmem->requested_size = size;
 
-    trace_virtio_mem_set_requested_size(size, old_usable,
-                                        MAX(usable, old_usable));
+    trace_virtio_mem_set_requested_size(size, old_usable, usable);
     virtio_notify_config(VIRTIO_DEVICE(vmem));
 }
 

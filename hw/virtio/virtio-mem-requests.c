@@ -81,51 +81,37 @@ static VirtIOMEMResponse busy_migrating(VirtIOMEM *vmem)
     return response(VIRTIO_MEM_RESP_BUSY);
 }
 
-static VirtIOMEMResponse handle_plug(VirtIOMEM *vmem,
-                                     const VirtIOMEMRequest *req)
+static bool exceeds_requested_size(const VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    return vmem->blocks.nb_plugged + (range.end - range.first) >
+           vmem->requested_size / vmem->blocks.block_size;
+}
+
+/* PLUG and UNPLUG */
+static VirtIOMEMResponse handle_change(VirtIOMEM *vmem,
+                                       const VirtIOMEMRequest *req, bool plug)
 {
     VirtIOMEMRange range;
+    int ret;
 
     if (!virtio_mem_blocks_decode(&vmem->blocks, req->addr, req->nb_blocks,
                                   &range)) {
         return guest_error(req, "not blocks of the usable region");
     }
     if (virtio_mem_blocks_state(&vmem->blocks, range) !=
-        VIRTIO_MEM_BLOCKS_UNPLUGGED) {
-        return guest_error(req, "plugged already");
+        (plug ? VIRTIO_MEM_BLOCKS_UNPLUGGED : VIRTIO_MEM_BLOCKS_PLUGGED)) {
+        return guest_error(req, plug ? "plugged already" : "not plugged");
     }
     /* Not an error: the driver may not have seen the latest request yet. */
-    if (vmem->blocks.nb_plugged + (range.end - range.first) >
-        vmem->requested_size / vmem->blocks.block_size) {
+    if (plug && exceeds_requested_size(vmem, range)) {
         return response(VIRTIO_MEM_RESP_NACK);
     }
     if (virtio_mem_migration_busy()) {
         return busy_migrating(vmem);
     }
 
-    return response(virtio_mem_plug(vmem, range) ? VIRTIO_MEM_RESP_BUSY
-                                                 : VIRTIO_MEM_RESP_ACK);
-}
-
-static VirtIOMEMResponse handle_unplug(VirtIOMEM *vmem,
-                                       const VirtIOMEMRequest *req)
-{
-    VirtIOMEMRange range;
-
-    if (!virtio_mem_blocks_decode(&vmem->blocks, req->addr, req->nb_blocks,
-                                  &range)) {
-        return guest_error(req, "not blocks of the usable region");
-    }
-    if (virtio_mem_blocks_state(&vmem->blocks, range) !=
-        VIRTIO_MEM_BLOCKS_PLUGGED) {
-        return guest_error(req, "not plugged");
-    }
-    if (virtio_mem_migration_busy()) {
-        return busy_migrating(vmem);
-    }
-
-    return response(virtio_mem_unplug(vmem, range) ? VIRTIO_MEM_RESP_BUSY
-                                                   : VIRTIO_MEM_RESP_ACK);
+    ret = plug ? virtio_mem_plug(vmem, range) : virtio_mem_unplug(vmem, range);
+    return response(ret ? VIRTIO_MEM_RESP_BUSY : VIRTIO_MEM_RESP_ACK);
 }
 
 static VirtIOMEMResponse handle_unplug_all(VirtIOMEM *vmem)
@@ -164,9 +150,9 @@ static VirtIOMEMResponse handle_request(VirtIOMEM *vmem,
 {
     switch (req->type) {
     case VIRTIO_MEM_REQ_PLUG:
-        return handle_plug(vmem, req);
+        return handle_change(vmem, req, true);
     case VIRTIO_MEM_REQ_UNPLUG:
-        return handle_unplug(vmem, req);
+        return handle_change(vmem, req, false);
     case VIRTIO_MEM_REQ_UNPLUG_ALL:
         return handle_unplug_all(vmem);
     case VIRTIO_MEM_REQ_STATE:

@@ -102,12 +102,13 @@ static void virtio_mem_get_config(VirtIODevice *vdev, uint8_t *config_data)
 {
     const VirtIOMEM *vmem = VIRTIO_MEM(vdev);
     const VirtIOMEMBlocks *blocks = &vmem->blocks;
+    const uint64_t usable_size = virtio_mem_blocks_usable_size(blocks);
     struct virtio_mem_config config = {
         .block_size = cpu_to_le64(blocks->block_size),
         .node_id = cpu_to_le16(vmem->node),
         .addr = cpu_to_le64(blocks->addr),
         .region_size = cpu_to_le64(virtio_mem_blocks_region_size(blocks)),
-        .usable_region_size = cpu_to_le64(virtio_mem_blocks_usable_size(blocks)),
+        .usable_region_size = cpu_to_le64(usable_size),
         .plugged_size = cpu_to_le64(virtio_mem_blocks_plugged_size(blocks)),
         .requested_size = cpu_to_le64(vmem->requested_size),
     };
