@@ -6,8 +6,8 @@ from guesttest import GuestTest, Settings
 from hostmem import HostMemory
 from memory import (device_infos, guest_total, pattern_check, pattern_start,
                     plugged_size, resize, settle)
-from migration import (CRAWL, begin, enable, finish, migrate, postcopy_obstacle,
-                       wait_status)
+from migration import (CRAWL, begin, enable, finish, migrate, migrate_live,
+                       postcopy_obstacle, wait_status)
 
 CONFIG = Config(devices=[MemDevice(requested=GIB)])
 
@@ -41,6 +41,15 @@ class Migration(GuestTest):
         pattern_start(source, 300)
         migrate(source, destination)
         self.assertRegex(pattern_check(destination), '^intact')
+        self.check_moved(source, destination)
+
+    def test_live(self):
+        """A process that writes all the while is moved with its data."""
+        source, destination = self.make_pair()
+        pattern_start(source, 100)
+        migrate_live(source, destination)
+        self.assertRegex(pattern_check(destination), '^intact')
+        self.assertNotIn('BUG', destination.console_log())
         self.check_moved(source, destination)
 
     def test_back_and_forth(self):
