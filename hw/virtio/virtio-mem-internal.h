@@ -1,8 +1,9 @@
 /*
  * virtio-mem: what the modules of the device need of each other
  *
- * All functions are called under the BQL. A module calls those below it, never
- * those above:
+ * All functions are called under the BQL, with one exception: while a migration
+ * runs and blocks cannot change, its threads ask the RamDiscardManager what is
+ * plugged without it. A module calls those below it, never those above:
  *
  *     virtio-mem            QOM, properties, configuration space, reset
  *     virtio-mem-requests   the guest's wishes

@@ -180,7 +180,8 @@ uint64_t get_plugged_memory_size(void);
  * memory_device_bus_pre_plug - ask the machine first, then the bus
  * @machine: the machine, which is the device's hotplug handler
  * @dev: the memory device, not realized
- * @errp: set by the one that refused; nothing has changed then
+ * @errp: set by the one that refused; nothing is mapped then, but the device
+ *        may know an address already
  */
 void memory_device_bus_pre_plug(HotplugHandler *machine, DeviceState *dev,
                                 Error **errp);
