@@ -9,7 +9,6 @@
 #include "qemu/units.h"
 #include <sched.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
 #include "virtio-mem-machine.h"
 
 #define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
@@ -32,31 +31,6 @@ static uint64_t anonymous_memory(VMemMachine *m, const char *unused)
     line = strstr(status, "RssAnon:");
     g_assert_nonnull(line);
     return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10) * KiB;
-}
-
-/* What is allocated for the open file whose name contains @name. */
-static uint64_t file_memory(VMemMachine *m, const char *name)
-{
-    g_autofree char *dir = g_strdup_printf("/proc/%u/fd", vmem_machine_pid(m));
-    GDir *entries = g_dir_open(dir, 0, NULL);
-    uint64_t size = 0;
-    bool found = false;
-    const char *fd;
-
-    g_assert_nonnull(entries);
-    while (!found && (fd = g_dir_read_name(entries))) {
-        g_autofree char *path = g_build_filename(dir, fd, NULL);
-        g_autofree char *target = g_file_read_link(path, NULL);
-        struct stat st;
-
-        if (target && strstr(target, name) && !stat(path, &st)) {
-            size = st.st_blocks * 512;
-            found = true;
-        }
-    }
-    g_dir_close(entries);
-    g_assert_true(found);
-    return size;
 }
 
 static void fill(QVirtioMem *vmem, uint64_t addr, uint64_t blocks)
@@ -121,14 +95,14 @@ static void test_private(void)
 static void test_shared_memfd(void)
 {
     check_host_memory("-object memory-backend-memfd,id=mem0,size=4G,share=on,"
-                      "reserve=off", file_memory, "memfd:");
+                      "reserve=off", vmem_machine_file_memory, "memfd:");
 }
 
 static void test_shared_file(void)
 {
     check_host_memory("-object memory-backend-file,id=mem0,size=4G,share=on,"
                       "mem-path=/dev/shm,reserve=off",
-                      file_memory, "qemu_back_mem");
+                      vmem_machine_file_memory, "qemu_back_mem");
 }
 
 /* As many blocks as a request can name, in a region that has them. */
@@ -207,11 +181,13 @@ static void test_prealloc_populates(void)
     QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
     QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 4);
 
-    g_assert_cmpint(file_memory(m, "memfd:"), ==, 0);
+    g_assert_cmpint(vmem_machine_file_memory(m, "memfd:"), ==, 0);
     assert_ack(qvirtio_mem_plug(vmem, c.addr + c.block_size, 3));
-    g_assert_cmpint(file_memory(m, "memfd:"), ==, 3 * c.block_size);
+    g_assert_cmpint(vmem_machine_file_memory(m, "memfd:"), ==,
+                    3 * c.block_size);
     assert_ack(qvirtio_mem_unplug(vmem, c.addr + 2 * c.block_size, 1));
-    g_assert_cmpint(file_memory(m, "memfd:"), ==, 2 * c.block_size);
+    g_assert_cmpint(vmem_machine_file_memory(m, "memfd:"), ==,
+                    2 * c.block_size);
     vmem_machine_stop(m);
 }
 
@@ -320,7 +296,8 @@ static void test_prealloc_fails(void)
         g_assert_cmphex(qvirtio_mem_config(vmem).plugged_size, ==, block_size);
         g_assert_cmpint(qvirtio_mem_state(vmem, c.addr + c.block_size, 4), ==,
                         VIRTIO_MEM_STATE_UNPLUGGED);
-        g_assert_cmpint(file_memory(m, "qemu_back_mem"), ==, block_size);
+        g_assert_cmpint(vmem_machine_file_memory(m, "qemu_back_mem"), ==,
+                        block_size);
     }
     g_assert_cmphex(qtest_readq(m->qts, c.addr), ==, MARK);
 

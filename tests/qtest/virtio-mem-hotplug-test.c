@@ -6,7 +6,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "hw/pci/pci_regs.h"
 #include "qapi/qmp/qlist.h"
 #include "virtio-mem-machine.h"
 
@@ -25,19 +24,6 @@ static void add_backend(VMemMachine *m, const char *id)
 static char *device_del(VMemMachine *m)
 {
     return vmem_qmp_error(m, "device_del", "{ 'id': 'vm0' }");
-}
-
-static void wait_deleted(VMemMachine *m)
-{
-    bool deleted = false;
-
-    while (!deleted) {
-        QDict *event = qtest_qmp_eventwait_ref(m->qts, "DEVICE_DELETED");
-        QDict *data = qdict_get_qdict(event, "data");
-
-        deleted = !g_strcmp0(qdict_get_try_str(data, "device"), "vm0");
-        qobject_unref(event);
-    }
 }
 
 /* The entry of query-memory-devices for @id; the caller owns it. */
@@ -60,14 +46,6 @@ static QDict *device_info(VMemMachine *m, const char *id)
     }
     qobject_unref(list);
     return found;
-}
-
-static void assert_devices(VMemMachine *m, size_t count)
-{
-    QList *list = vmem_query_devices(m);
-
-    g_assert_cmpint(qlist_size(list), ==, count);
-    qobject_unref(list);
 }
 
 /* What a runtime such as Kata does: nothing is given but what has to be. */
@@ -94,7 +72,7 @@ static void hot_add(VMemMachine *m, const char *bus)
 /* The device is gone and leaves nothing behind: do it all over again. */
 static void assert_gone(VMemMachine *m)
 {
-    assert_devices(m, 0);
+    vmem_assert_devices(m, 0);
     vmem_qmp_ok(m, "object-del", "{ 'id': 'mem0' }");
 }
 
@@ -108,7 +86,7 @@ static void remove_by_reset(const char *options, const char *bus)
         hot_add(m, bus);
         g_assert_cmpstr(device_del(m), ==, NULL);
         vmem_qmp_ok(m, "system_reset", "{}");
-        wait_deleted(m);
+        vmem_wait_deleted(m, "vm0");
         assert_gone(m);
     }
     vmem_machine_stop(m);
@@ -124,44 +102,20 @@ static void test_remove_pc(void)
     remove_by_reset("-machine pc", "pci.0");
 }
 
-/* What a driver of the slot does once the guest let go of the device. */
-static void power_slot_off(VMemMachine *m)
-{
-    QPCIDevice *port = qpci_device_find(m->bus, QPCI_DEVFN(0x10, 0));
-    uint8_t cap = qpci_find_capability(port, PCI_CAP_ID_EXP, 0);
-    uint16_t ctl = qpci_config_readw(port, cap + PCI_EXP_SLTCTL);
-
-    ctl &= ~(PCI_EXP_SLTCTL_PIC | PCI_EXP_SLTCTL_PCC);
-    qpci_config_writew(port, cap + PCI_EXP_SLTCTL,
-                       ctl | PCI_EXP_SLTCTL_PWR_IND_ON);
-    qpci_config_writew(port, cap + PCI_EXP_SLTCTL,
-                       ctl | PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC);
-    g_free(port);
-}
-
 static void test_remove_native(void)
 {
     VMemMachine *m = vmem_machine_start(
-        VMEM_ROOT_PORTS "%s", vmem_is_x86() ?
-        "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off" : "");
+        VMEM_ROOT_PORTS "%s", vmem_is_x86() ? VMEM_NATIVE_HOTPLUG_X86 : "");
 
     /* The driver of the slot switched the power on and cleared its events. */
     hot_add(m, "rp0");
-    {
-        QPCIDevice *port = qpci_device_find(m->bus, QPCI_DEVFN(0x10, 0));
-        uint8_t cap = qpci_find_capability(port, PCI_CAP_ID_EXP, 0);
-
-        qpci_config_writew(port, cap + PCI_EXP_SLTSTA, 0x1f);
-        qpci_config_writew(port, cap + PCI_EXP_SLTCTL,
-                           PCI_EXP_SLTCTL_PWR_IND_ON);
-        g_free(port);
-    }
+    vmem_slot_power_on(m, VMEM_ROOT_PORT_SLOT);
     g_assert_cmpstr(device_del(m), ==, NULL);
-    assert_devices(m, 1);
+    vmem_assert_devices(m, 1);
     vmem_assert_error(vmem_qom_set_error(m, "vm0", "requested-size", 64 * MiB),
                       "'requested-size'");
-    power_slot_off(m);
-    wait_deleted(m);
+    vmem_slot_power_off(m, VMEM_ROOT_PORT_SLOT);
+    vmem_wait_deleted(m, "vm0");
     assert_gone(m);
     vmem_machine_stop(m);
 }
@@ -204,7 +158,7 @@ static void test_remove_refused(void)
 
     g_ptr_array_set_size(m->drivers, 0);
     vmem_qmp_ok(m, "system_reset", "{}");
-    wait_deleted(m);
+    vmem_wait_deleted(m, "vm0");
     assert_gone(m);
     vmem_machine_stop(m);
 }
@@ -315,7 +269,7 @@ static void test_two_nodes(void)
     g_assert_cmpint(qvirtio_mem_unplug(vm0, c1.addr + c1.block_size, 1), ==,
                     VIRTIO_MEM_RESP_ERROR);
 
-    assert_devices(m, 2);
+    vmem_assert_devices(m, 2);
     info = device_info(m, "vm0");
     g_assert_cmpint(qdict_get_int(info, "memaddr"), ==, c0.addr);
     g_assert_cmpint(qdict_get_int(info, "size"), ==, 3 * c0.block_size);
@@ -375,7 +329,7 @@ static void test_space_is_reused(void)
         hot_add(m, "pci.0");
         g_assert_cmpstr(device_del(m), ==, NULL);
         vmem_qmp_ok(m, "system_reset", "{}");
-        wait_deleted(m);
+        vmem_wait_deleted(m, "vm0");
         assert_gone(m);
     }
     vmem_machine_stop(m);

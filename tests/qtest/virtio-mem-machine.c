@@ -5,6 +5,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/stat.h>
+#include "hw/pci/pci_regs.h"
 #include "libqtest.h"
 #include "libqos/generic-pcihost.h"
 #include "libqos/malloc-pc.h"
@@ -125,6 +127,31 @@ unsigned vmem_machine_pid(VMemMachine *m)
     return g_ascii_strtoull(pid, NULL, 10);
 }
 
+/* What is allocated for the open file whose name contains @name, in bytes. */
+uint64_t vmem_machine_file_memory(VMemMachine *m, const char *name)
+{
+    g_autofree char *dir = g_strdup_printf("/proc/%u/fd", vmem_machine_pid(m));
+    GDir *entries = g_dir_open(dir, 0, NULL);
+    uint64_t size = 0;
+    bool found = false;
+    const char *fd;
+
+    g_assert_nonnull(entries);
+    while (!found && (fd = g_dir_read_name(entries))) {
+        g_autofree char *path = g_build_filename(dir, fd, NULL);
+        g_autofree char *target = g_file_read_link(path, NULL);
+        struct stat st;
+
+        if (target && strstr(target, name) && !stat(path, &st)) {
+            size = st.st_blocks * 512;
+            found = true;
+        }
+    }
+    g_dir_close(entries);
+    g_assert_true(found);
+    return size;
+}
+
 /* A system reset, after which all drivers start again. */
 void vmem_machine_reset(VMemMachine *m)
 {
@@ -239,6 +266,55 @@ QList *vmem_query_devices(VMemMachine *m)
     list = qobject_ref(qdict_get_qlist(response, "return"));
     qobject_unref(response);
     return list;
+}
+
+void vmem_assert_devices(VMemMachine *m, size_t count)
+{
+    QList *list = vmem_query_devices(m);
+
+    g_assert_cmpint(qlist_size(list), ==, count);
+    qobject_unref(list);
+}
+
+void vmem_wait_deleted(VMemMachine *m, const char *id)
+{
+    bool deleted = false;
+
+    while (!deleted) {
+        QDict *event = qtest_qmp_eventwait_ref(m->qts, "DEVICE_DELETED");
+        QDict *data = qdict_get_qdict(event, "data");
+
+        deleted = !g_strcmp0(qdict_get_try_str(data, "device"), id);
+        qobject_unref(event);
+    }
+}
+
+static void write_slot_control(VMemMachine *m, int slot, uint16_t value)
+{
+    QPCIDevice *port = qpci_device_find(m->bus, QPCI_DEVFN(slot, 0));
+    uint8_t cap = qpci_find_capability(port, PCI_CAP_ID_EXP, 0);
+    uint16_t ctl = qpci_config_readw(port, cap + PCI_EXP_SLTCTL);
+
+    qpci_config_writew(port, cap + PCI_EXP_SLTSTA,
+                       PCI_EXP_SLTSTA_ABP | PCI_EXP_SLTSTA_PFD |
+                       PCI_EXP_SLTSTA_MRLSC | PCI_EXP_SLTSTA_PDC |
+                       PCI_EXP_SLTSTA_CC);
+    ctl &= ~(PCI_EXP_SLTCTL_PIC | PCI_EXP_SLTCTL_PCC);
+    qpci_config_writew(port, cap + PCI_EXP_SLTCTL, ctl | value);
+    g_free(port);
+}
+
+/* What the driver of a slot does with a device that was added to it. */
+void vmem_slot_power_on(VMemMachine *m, int slot)
+{
+    write_slot_control(m, slot, PCI_EXP_SLTCTL_PWR_IND_ON);
+}
+
+/* What it does once the guest let go of the device, or had enough of it. */
+void vmem_slot_power_off(VMemMachine *m, int slot)
+{
+    write_slot_control(m, slot,
+                       PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC);
 }
 
 /* Both ends run at full speed. */

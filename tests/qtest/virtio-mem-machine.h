@@ -18,6 +18,11 @@
 #define VMEM_ROOT_PORTS \
     "-device pcie-root-port,id=rp0,chassis=1,slot=1,addr=0x10 " \
     "-device pcie-root-port,id=rp1,chassis=2,slot=2,addr=0x11 "
+#define VMEM_ROOT_PORT_SLOT 0x10
+
+/* Have these slots work without ACPI; for x86, elsewhere they do anyway. */
+#define VMEM_NATIVE_HOTPLUG_X86 \
+    "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off "
 
 /* A sparse private backend of a given id and size. */
 #define VMEM_BACKEND(id, size) \
@@ -40,6 +45,7 @@ void vmem_machine_stop(VMemMachine *m);
 char *vmem_machine_log(VMemMachine *m);
 unsigned vmem_machine_count_in_log(VMemMachine *m, const char *text);
 unsigned vmem_machine_pid(VMemMachine *m);
+uint64_t vmem_machine_file_memory(VMemMachine *m, const char *name);
 void vmem_machine_reset(VMemMachine *m);
 
 /* Drivers belong to the machine and end with it. */
@@ -59,6 +65,12 @@ QObject *vmem_qom_get(VMemMachine *m, const char *id, const char *property);
 uint64_t vmem_qom_get_uint(VMemMachine *m, const char *id,
                            const char *property);
 QList *vmem_query_devices(VMemMachine *m);
+void vmem_assert_devices(VMemMachine *m, size_t count);
+
+/* Devices that go; a slot is that of a root port with native hotplug. */
+void vmem_wait_deleted(VMemMachine *m, const char *id);
+void vmem_slot_power_on(VMemMachine *m, int slot);
+void vmem_slot_power_off(VMemMachine *m, int slot);
 
 /* Migrations; a status that another one follows may be missed. */
 #define VMEM_INCOMING " -incoming defer "

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "qapi/qmp/qjson.h"
 #include "virtio-mem-machine.h"
 
@@ -221,6 +222,90 @@ static void test_rule_9(void)
     vmem_machine_stop(m);
 }
 
+/* -- memory that another QEMU uses -- */
+
+#define FILE_SIZE   (64 * MiB)
+
+/* A backend that is full of what the other QEMU put there. */
+static void add_full_backend(VMemMachine *m, const char *path)
+{
+    g_autofree char *content = g_malloc(FILE_SIZE);
+
+    memset(content, 0x6c, FILE_SIZE);
+    g_assert_true(g_file_set_contents(path, content, FILE_SIZE, NULL));
+    vmem_qmp_ok(m, "object-add", "{ 'qom-type': 'memory-backend-file',"
+                " 'id': 'mem0', 'size': %" PRIu64 ", 'mem-path': %s,"
+                " 'share': true }", (uint64_t)FILE_SIZE, path);
+}
+
+static void assert_still_full(const char *path)
+{
+    g_autofree char *content = NULL;
+    size_t len, i;
+
+    g_assert_true(g_file_get_contents(path, &content, &len, NULL));
+    g_assert_cmpint(len, ==, FILE_SIZE);
+    for (i = 0; i < len; i += 4096) {
+        g_assert_cmphex(content[i], ==, 0x6c);
+    }
+}
+
+/* The guest is about to come, and the user changes his mind. */
+static void test_shared_incoming(void)
+{
+    VMemMachine *m = vmem_machine_start(VMEM_ROOT_PORTS "%s" VMEM_INCOMING,
+                                        vmem_is_x86() ? VMEM_NATIVE_HOTPLUG_X86
+                                                      : "");
+    g_autofree char *path = g_build_filename(m->dir, "memory", NULL);
+    int i;
+
+    add_full_backend(m, path);
+    for (i = 0; i < 2; i++) {
+        vmem_qmp_ok(m, "device_add", "{ 'driver': 'virtio-mem-pci',"
+                    " 'id': 'vm0', 'memdev': 'mem0', 'bus': 'rp0' }");
+        assert_still_full(path);
+        if (i) {
+            vmem_qmp_ok(m, "system_reset", "{}");
+            qtest_qmp_eventwait(m->qts, "RESET");
+        } else {
+            /* At once, as the slot was not switched on yet. */
+            vmem_qmp_ok(m, "device_del", "{ 'id': 'vm0' }");
+            vmem_wait_deleted(m, "vm0");
+        }
+        assert_still_full(path);
+    }
+    vmem_machine_stop(m);
+}
+
+/* The guest has gone and left its memory where it is. */
+static void test_shared_outgoing(void)
+{
+    VMemMachine *m = vmem_machine_start("-object memory-backend-memfd,id=mem0,"
+                                        "size=1G,share=on,reserve=off -device "
+                                        "virtio-mem-pci,id=vm0,memdev=mem0,"
+                                        "addr=4,block-size=2M");
+    QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
+    QVirtioMemConfig c = plug_some(vmem);
+    uint64_t used;
+
+    qtest_memset(m->qts, c.addr + 2 * c.block_size, 0x77, c.block_size);
+    used = vmem_machine_file_memory(m, "memfd:");
+    g_assert_cmpint(used, >=, c.block_size);
+    vmem_qmp_ok(m, "migrate-set-capabilities", "{ 'capabilities': [ {"
+                " 'capability': 'x-ignore-shared', 'state': true } ] }");
+    vmem_qmp_ok(m, "migrate-set-parameters",
+                "{ 'max-bandwidth': 1000000000000 }");
+    vmem_qmp_ok(m, "migrate", "{ 'uri': 'exec:cat >/dev/null' }");
+    vmem_wait_migration(m, "completed");
+
+    vmem_machine_reset(m);
+    g_assert_cmpint(vmem_machine_file_memory(m, "memfd:"), ==, used);
+    assert_some_plugged(vmem, &c);
+    g_assert_cmphex(qtest_readq(m->qts, c.addr + 3 * c.block_size - 8), ==,
+                    0x7777777777777777);
+    vmem_machine_stop(m);
+}
+
 /* -- to another machine -- */
 
 static void assert_same_config(QVirtioMem *vmem, const QVirtioMemConfig *c)
@@ -391,6 +476,10 @@ int main(int argc, char **argv)
                    test_rule_22_unreachable);
     qtest_add_func("/virtio-mem/rule-9-reset-during-migration-keeps-blocks",
                    test_rule_9);
+    qtest_add_func("/virtio-mem/migration/shared-memory-is-kept-incoming",
+                   test_shared_incoming);
+    qtest_add_func("/virtio-mem/migration/shared-memory-is-kept-outgoing",
+                   test_shared_outgoing);
     qtest_add_func("/virtio-mem/migration/private", test_private);
     qtest_add_func("/virtio-mem/migration/memfd", test_memfd);
     qtest_add_func("/virtio-mem/migration/unplugged-accessible",

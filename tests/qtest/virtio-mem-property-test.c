@@ -100,7 +100,9 @@ static void test_node_exceeds(void)
 
 static void test_block_size_values(void)
 {
+    const uint64_t three_quarters = 3ull << 62;
     VMemMachine *m = start_with_backend();
+    char *error;
 
     assert_add_fails(m, "'block-size' property has to be at least 0x100000",
                      "'memdev': 'mem0', 'block-size': 524288");
@@ -110,6 +112,13 @@ static void test_block_size_values(void)
                      "'memdev': 'mem0', 'block-size': 3145728");
     assert_add_fails(m, "'block-size' property has to be a power of two",
                      "'memdev': 'mem0', 'block-size': 1048577");
+    error = vmem_qmp_error(m, "device_add", "{ 'driver': 'virtio-mem-pci',"
+                           " 'bus': 'rp0', 'memdev': 'mem0',"
+                           " 'block-size': %" PRIu64 " }", three_quarters);
+    /* There is no larger power of two that could be recommended. */
+    g_assert_null(strstr(error ?: "", "0x0 "));
+    vmem_assert_error(error, "'block-size' property has to be a power of two,"
+                      " which 0xc000000000000000 is not");
     assert_add_works(m, "'memdev': 'mem0', 'block-size': 4194304");
     g_assert_cmphex(vmem_qom_get_uint(m, "vm0", "block-size"), ==, 4 * MiB);
     vmem_assert_error(vmem_qom_set_error(m, "vm0", "block-size", 8 * MiB),
@@ -216,6 +225,25 @@ static void test_sizes_multiples(void)
                      " (0x200000)", "'memdev': 'odd', 'block-size': 2097152,"
                      " 'memaddr': %" PRIu64,
                      vmem_qom_get_uint(m, "probe", "memaddr") + 2 * GiB + MiB);
+    vmem_machine_stop(m);
+}
+
+/* Not all machines that have PCI have a place for memory devices. */
+static void test_machine_without_place(void)
+{
+    static const char text[] = "machine 'microvm' does not support virtio-mem";
+    VMemMachine *m;
+
+    if (!qtest_has_machine("microvm")) {
+        g_test_skip("this binary has no microvm");
+        return;
+    }
+    m = vmem_machine_start(VMEM_ROOT_PORTS VMEM_BACKEND("mem0", "1G")
+                           "-machine microvm,pcie=on");
+    assert_add_fails(m, text, "'memdev': 'mem0'");
+    assert_add_fails(m, text, "'memdev': 'mem0', 'memaddr': 1");
+    /* Nothing is left of the attempts. */
+    vmem_qmp_ok(m, "object-del", "{ 'id': 'mem0' }");
     vmem_machine_stop(m);
 }
 
@@ -377,6 +405,10 @@ int main(int argc, char **argv)
                    test_requested_size_run_time);
     qtest_add_func("/virtio-mem/property/memdev-size-and-memaddr-multiples",
                    test_sizes_multiples);
+    if (vmem_is_x86()) {
+        qtest_add_func("/virtio-mem/property/machine-without-place",
+                       test_machine_without_place);
+    }
     qtest_add_func("/virtio-mem/property/mlock", test_mlock);
     qtest_add_func("/virtio-mem/property/json-booleans", test_json_booleans);
     qtest_add_func("/virtio-mem/property/unplugged-inaccessible-default",
