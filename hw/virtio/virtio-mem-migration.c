@@ -19,11 +19,16 @@
 
 /* -- busy, and the sign to the guest when that is over -- */
 
+static bool guest_left(const VirtIOMEM *vmem)
+{
+    /* A reset changes the state of the VM, but does not bring the guest back. */
+    return vmem->guest_left || runstate_check(RUN_STATE_POSTMIGRATE);
+}
+
 bool virtio_mem_migration_shares_memory(const VirtIOMEM *vmem)
 {
     return qemu_ram_is_shared(vmem->memdev->mr.ram_block) &&
-           (runstate_check(RUN_STATE_INMIGRATE) ||
-            runstate_check(RUN_STATE_POSTMIGRATE));
+           (runstate_check(RUN_STATE_INMIGRATE) || guest_left(vmem));
 }
 
 bool virtio_mem_migration_busy(void)
@@ -35,7 +40,7 @@ bool virtio_mem_migration_busy(void)
 static void pay_kick(VirtIOMEM *vmem)
 {
     /* The guest is elsewhere, unless the user lets this one go on. */
-    if (!vmem->kick_owed || runstate_check(RUN_STATE_POSTMIGRATE)) {
+    if (!vmem->kick_owed || guest_left(vmem)) {
         return;
     }
 
@@ -60,7 +65,10 @@ static void kick_timer_expired(void *opaque)
 
 static void migration_state_changed(Notifier *notifier, void *data)
 {
-    pay_kick(container_of(notifier, VirtIOMEM, migration_state));
+    VirtIOMEM *vmem = container_of(notifier, VirtIOMEM, migration_state);
+
+    vmem->guest_left = guest_left(vmem);
+    pay_kick(vmem);
 }
 
 void virtio_mem_migration_owe_kick(VirtIOMEM *vmem)
@@ -72,6 +80,7 @@ void virtio_mem_migration_owe_kick(VirtIOMEM *vmem)
 
 void virtio_mem_migration_resume(VirtIOMEM *vmem)
 {
+    vmem->guest_left = false;
     pay_kick(vmem);
 }
 

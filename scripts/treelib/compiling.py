@@ -46,7 +46,11 @@ def build(targets, sanitizers=False):
     # The object files of one target and the tests; measured.
     need_disk(200 if (out / "build.ninja").exists() else 1500, "the build")
     configure(out, targets, sanitizers, name)
-    ninja(out, goals(out, targets), name)
+    wanted = goals(out, targets)
+    ninja(out, wanted, name)
+    # A changed meson.build takes effect within the first run.
+    if goals(out, targets) != wanted:
+        ninja(out, goals(out, targets), name)
     link_firmware(out)
 
 

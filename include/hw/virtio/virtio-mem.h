@@ -71,6 +71,7 @@ typedef struct VirtIOMEMStream {
  * @size_change_notifiers: called with a pointer to the plugged size in bytes
  * @migration_state: called when an outgoing migration changes its state
  * @vm_state: called when the VM starts and stops
+ * @guest_left: the guest has migrated away, and this VM did not run since
  * @kick_owed: the guest was answered BUSY because of a migration, or was
  *             migrated and may have been; it waits for a sign
  * @kick_timer: looks again while only an incoming postcopy holds up the sign
@@ -101,6 +102,7 @@ struct VirtIOMEM {
 
     Notifier migration_state;
     VMChangeStateEntry *vm_state;
+    bool guest_left;
     bool kick_owed;
     QEMUTimer *kick_timer;
     VirtIOMEMStream stream;
