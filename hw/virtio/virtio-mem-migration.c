@@ -21,7 +21,7 @@
 
 static bool guest_left(const VirtIOMEM *vmem)
 {
-    /* A reset changes the state of the VM, but does not bring the guest back. */
+    /* A reset changes the state of the VM without bringing the guest back. */
     return vmem->guest_left || runstate_check(RUN_STATE_POSTMIGRATE);
 }
 

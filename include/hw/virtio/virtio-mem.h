@@ -147,8 +147,8 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
  * @errp: names what is still in the way
  *
  * Called by the proxy when an unplug is requested, under the BQL. If the bus
- * agrees, too, it sets the proxy's pending_deleted_event (PCIe and ACPI do), and
- * the requested size is fixed until the device is gone or the system reset.
+ * agrees, too, it sets the proxy's pending_deleted_event (PCIe and ACPI do),
+ * and the requested size is fixed until the device is gone or the system reset.
  *
  * Returns: true if nothing is plugged and nothing requested.
  */
