@@ -26,6 +26,12 @@
 /* Anything smaller makes a bitmap that is large for what it describes. */
 #define VIRTIO_MEM_MIN_BLOCK_SIZE 0x100000
 
+/* The device that the machine and the bus know; @vmem is attached to a bus. */
+static inline DeviceState *virtio_mem_proxy(const VirtIOMEM *vmem)
+{
+    return qdev_get_parent_bus(DEVICE(vmem))->parent;
+}
+
 /* -- virtio-mem-sizes: what the host and the guest are like -- */
 
 /**

@@ -104,6 +104,7 @@ void virtio_mem_migration_cleanup(VirtIOMEM *vmem)
     timer_free(vmem->kick_timer);
     vmem->kick_timer = NULL;
     vmem->kick_owed = false;
+    vmem->guest_left = false;
     release_bitmap(vmem);
 }
 

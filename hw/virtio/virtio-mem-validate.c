@@ -54,7 +54,7 @@ static bool validate_machine(const VirtIOMEM *vmem, Error **errp)
 {
     const MachineState *ms = MACHINE(qdev_get_machine());
     const int nb_nodes = ms->numa_state ? ms->numa_state->num_nodes : 0;
-    DeviceState *proxy = DEVICE(vmem)->parent_bus->parent;
+    DeviceState *proxy = virtio_mem_proxy(vmem);
 
     if (!object_dynamic_cast(OBJECT(proxy), TYPE_MEMORY_DEVICE)) {
         error_setg(errp, "this bus does not map memory of its devices; use"

@@ -14,7 +14,6 @@
 #include "hw/boards.h"
 #include "hw/mem/memory-device.h"
 #include "hw/qdev-properties.h"
-#include "hw/virtio/virtio-bus.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
@@ -37,11 +36,6 @@ static uint64_t chosen_block_size(const VirtIOMEM *vmem)
     RAMBlock *rb = vmem->memdev ? vmem->memdev->mr.ram_block : NULL;
 
     return vmem->block_size ?: virtio_mem_default_block_size(rb);
-}
-
-static bool is_being_unplugged(const VirtIOMEM *vmem)
-{
-    return DEVICE(vmem)->parent_bus->parent->pending_deleted_event;
 }
 
 /* -- what the proxy asks -- */
@@ -202,13 +196,12 @@ static bool begin_discarding(VirtIOMEM *vmem, Error **errp)
 static void virtio_mem_system_reset(void *opaque)
 {
     VirtIOMEM *vmem = opaque;
-    DeviceState *proxy = DEVICE(vmem)->parent_bus->parent;
 
     /*
      * PCIe forgets a request for removal at reset. ACPI does not, but removes
      * the device itself then.
      */
-    proxy->pending_deleted_event = false;
+    virtio_mem_proxy(vmem)->pending_deleted_event = false;
 
     /* If it cannot be done now, the driver will ask for it: UNPLUG_ALL. */
     if (!virtio_mem_migration_busy() &&
@@ -271,7 +264,7 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     MemoryRegion *mr = &vmem->memdev->mr;
 
     /* All listeners go with the mapping. */
-    memory_device_ensure_unplugged(MEMORY_DEVICE(dev->parent_bus->parent));
+    memory_device_ensure_unplugged(MEMORY_DEVICE(virtio_mem_proxy(vmem)));
     memory_region_set_ram_discard_manager(mr, NULL);
 
     /* A guest may eject the device without having unplugged its memory. */
@@ -327,7 +320,7 @@ static void set_requested_size(Object *obj, Visitor *v, const char *name,
         return;
     }
 
-    if (is_being_unplugged(vmem)) {
+    if (virtio_mem_proxy(vmem)->pending_deleted_event) {
         error_setg(errp, "'%s' is fixed while an unplug of the device is"
                    " pending; the guest has to let go of it, or to be reset",
                    name);
