@@ -23,7 +23,7 @@ class VMDied(Exception):
     """The QEMU process or the guest's kernel is gone."""
 
 
-def _die_with_parent():
+def die_with_parent():
     # However the tests end, no emulator is left behind.
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -73,7 +73,7 @@ class VM:
         with open(self.directory / 'stderr', 'wb') as stderr:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stderr,
-                stderr=stderr, preexec_fn=_die_with_parent,
+                stderr=stderr, preexec_fn=die_with_parent,
                 pass_fds=[qmp_theirs.fileno(), console_theirs.fileno()])
         qmp_theirs.close()
         console_theirs.close()
