@@ -10,9 +10,7 @@
 #include "exec/memory.h"
 #include "hw/boards.h"
 #include "hw/mem/memory-device.h"
-#include "hw/virtio/vhost.h"
 #include "qapi/error.h"
-#include "sysemu/kvm.h"
 #include "trace.h"
 
 static uint64_t device_addr(const MemoryDeviceState *md)
@@ -61,8 +59,7 @@ static int collect_device(Object *obj, void *opaque)
     return 0;
 }
 
-/* All realized memory devices of the machine by ascending address. */
-static GPtrArray *collect_devices(void)
+GPtrArray *memory_devices_collect(void)
 {
     GPtrArray *devices = g_ptr_array_new();
 
@@ -73,7 +70,7 @@ static GPtrArray *collect_devices(void)
 
 MemoryDeviceInfoList *qmp_memory_device_list(void)
 {
-    g_autoptr(GPtrArray) devices = collect_devices();
+    g_autoptr(GPtrArray) devices = memory_devices_collect();
     MemoryDeviceInfoList *list = NULL, **tail = &list;
     guint i;
 
@@ -89,7 +86,7 @@ MemoryDeviceInfoList *qmp_memory_device_list(void)
 
 uint64_t get_plugged_memory_size(void)
 {
-    g_autoptr(GPtrArray) devices = collect_devices();
+    g_autoptr(GPtrArray) devices = memory_devices_collect();
     uint64_t size = 0;
     guint i;
 
@@ -128,14 +125,16 @@ static Range device_range(const MemoryDeviceState *md)
     return range;
 }
 
-static bool check_free_slots(MachineState *ms, Error **errp)
+static bool check_machine(const MachineState *ms, Error **errp)
 {
-    if (kvm_enabled() && !kvm_has_free_slot(ms)) {
-        error_setg(errp, "hypervisor has no free memory slots left");
+    if (!ms->device_memory) {
+        error_setg(errp, "memory devices (e.g. for memory hotplug) are not"
+                   " supported by the machine");
         return false;
     }
-    if (!vhost_has_free_slot()) {
-        error_setg(errp, "a used vhost backend has no free memory slots left");
+    if (!memory_region_size(&ms->device_memory->mr)) {
+        error_setg(errp, "memory devices (e.g. for memory hotplug) are not"
+                   " enabled, please specify the maxmem option");
         return false;
     }
     return true;
@@ -146,7 +145,7 @@ static bool check_free_slots(MachineState *ms, Error **errp)
  * alignment: count.
  */
 static bool check_free_space(const Placement *p, const MachineState *ms,
-                             Error **errp)
+                             uint64_t *left, Error **errp)
 {
     const uint64_t total = ms->maxram_size - ms->ram_size;
     uint64_t used = 0;
@@ -168,6 +167,7 @@ static bool check_free_space(const Placement *p, const MachineState *ms,
                    total, p->size);
         return false;
     }
+    *left = total - used;
     return true;
 }
 
@@ -240,32 +240,15 @@ static bool find_free(const Placement *p, uint64_t *addr, Error **errp)
     return true;
 }
 
-static bool place_device(Placement *p, MachineState *ms, uint64_t *addr,
-                         Error **errp)
+static bool place_device(Placement *p, uint64_t *addr, Error **errp)
 {
-    if (!ms->device_memory) {
-        error_setg(errp, "memory devices (e.g. for memory hotplug) are not"
-                   " supported by the machine");
-        return false;
-    }
-    if (!memory_region_size(&ms->device_memory->mr)) {
-        error_setg(errp, "memory devices (e.g. for memory hotplug) are not"
-                   " enabled, please specify the maxmem option");
-        return false;
-    }
-
-    range_init_nofail(&p->space, ms->device_memory->base,
-                      memory_region_size(&ms->device_memory->mr));
-    if (!QEMU_IS_ALIGNED(ms->device_memory->base, p->align)) {
+    if (!QEMU_IS_ALIGNED(range_lob(&p->space), p->align)) {
         warn_report("the alignment (0x%" PRIx64 ") exceeds the expected"
                     " maximum alignment, memory will get fragmented and not"
                     " all 'maxmem' might be usable for memory devices.",
                     p->align);
     }
 
-    if (!check_free_slots(ms, errp) || !check_free_space(p, ms, errp)) {
-        return false;
-    }
     if (!QEMU_IS_ALIGNED(p->size, p->align)) {
         error_setg(errp, "backend memory size must be multiple of 0x%" PRIx64
                    ", 0x%" PRIx64 " is not", p->align, p->size);
@@ -284,10 +267,10 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
 {
     ERRP_GUARD();
     const MemoryDeviceClass *mdc = MEMORY_DEVICE_GET_CLASS(md);
-    g_autoptr(GPtrArray) plugged = collect_devices();
+    g_autoptr(GPtrArray) plugged = memory_devices_collect();
     Placement placement = { .plugged = plugged };
     MemoryRegion *mr = device_region(md, errp);
-    uint64_t addr;
+    uint64_t addr, left;
 
     if (!mr) {
         return;
@@ -296,17 +279,30 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
         return;
     }
 
+    if (!check_machine(ms, errp)) {
+        return;
+    }
+
+    range_init_nofail(&placement.space, ms->device_memory->base,
+                      memory_region_size(&ms->device_memory->mr));
     placement.addr = device_addr(md);
     placement.size = memory_region_size(mr);
+    if (!check_free_space(&placement, ms, &left, errp) ||
+        !memory_device_decide_memslots(md, plugged, placement.size, left,
+                                       errp)) {
+        return;
+    }
+
     if (legacy_align) {
         placement.align = *legacy_align;
     } else {
-        placement.align = memory_region_get_alignment(mr);
+        /* A container has no alignment of its own (0). */
+        placement.align = MAX(memory_region_get_alignment(mr), 1);
         if (mdc->get_min_alignment) {
             placement.align = MAX(placement.align, mdc->get_min_alignment(md));
         }
     }
-    if (!place_device(&placement, ms, &addr, errp)) {
+    if (!place_device(&placement, &addr, errp)) {
         return;
     }
 

@@ -25,7 +25,9 @@ DECLARE_CLASS_CHECKERS(MemoryDeviceClass, MEMORY_DEVICE, TYPE_MEMORY_DEVICE)
  *
  * Each device has exactly one memory region, which the core maps at one
  * guest-physical address; what is inside of the region is the device's own
- * affair. All methods are called under the BQL.
+ * affair. It may be a container of which the device maps parts as it needs
+ * them; then the device has to say how many memslots that can take. All methods
+ * are called under the BQL.
  */
 struct MemoryDeviceClass {
     InterfaceClass parent_class;
@@ -96,6 +98,36 @@ struct MemoryDeviceClass {
      */
     void (*fill_device_info)(const MemoryDeviceState *md,
                              MemoryDeviceInfo *info);
+
+    /**
+     * @decide_memslots: choose how many memslots the region shall have
+     *
+     * Optional. Called by memory_device_pre_plug(), before realize and before
+     * get_memslots(), with a region configured. The device may use at most
+     * @limit, which is at least 1. It is called again, maybe with another
+     * @limit, when a plug failed and is tried again; the last call counts.
+     * Returns: how many it would use if there were no limit; 1 if it does not
+     * want more.
+     */
+    unsigned int (*decide_memslots)(MemoryDeviceState *md, unsigned int limit);
+
+    /**
+     * @get_memslots: how many memslots the region can come to need
+     *
+     * Optional, 1 without it. Called after decide_memslots(), before and after
+     * realize, and always with the same result while the device is realized.
+     * Returns: the number, at least 1.
+     */
+    unsigned int (*get_memslots)(const MemoryDeviceState *md);
+
+    /**
+     * @get_used_memslots: how many memslots the region needs now
+     *
+     * Optional, 1 without it. Called for realized devices. The difference to
+     * get_memslots() is kept free for the device. Returns: the number, at most
+     * that of get_memslots().
+     */
+    unsigned int (*get_used_memslots)(const MemoryDeviceState *md);
 };
 
 /**
@@ -107,7 +139,9 @@ struct MemoryDeviceClass {
  * @errp: says which limit or option is in the way
  *
  * Called by the machine's pre_plug handler, under the BQL. On success the
- * device knows its address; on failure nothing has changed.
+ * device knows its address and has decided how many memslots it uses. On
+ * failure nothing has changed but, possibly, that decision, which another call
+ * makes anew.
  */
 void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
                             const uint64_t *legacy_align, Error **errp);
@@ -150,6 +184,60 @@ void memory_device_ensure_unplugged(MemoryDeviceState *md);
  */
 uint64_t memory_device_get_region_size(const MemoryDeviceState *md,
                                        Error **errp);
+
+/**
+ * memory_devices_collect - all realized memory devices of the machine
+ *
+ * Called by the parts of memory-device core, under the BQL. A device that is
+ * being plugged is not among them, one that is being unplugged still is.
+ *
+ * Returns: the devices (MemoryDeviceState) by ascending address; the caller
+ * frees the array, not the devices.
+ */
+GPtrArray *memory_devices_collect(void);
+
+/**
+ * memory_device_decide_memslots - settle how many memslots a device may use
+ * @md: the device, not realized, with a region
+ * @plugged: all realized memory devices
+ * @size: of the region of @md, in bytes
+ * @space: what @plugged leave of the space for memory devices, in bytes
+ * @errp: set if KVM or a vhost backend has too few free memslots; has the name
+ *        and the numbers
+ *
+ * Called by memory_device_pre_plug(), under the BQL. Warns if @md wanted more
+ * than one memslot and has to do with one.
+ *
+ * Returns: false with @errp set if the device cannot be plugged.
+ */
+bool memory_device_decide_memslots(MemoryDeviceState *md,
+                                   const GPtrArray *plugged, uint64_t size,
+                                   uint64_t space, Error **errp);
+
+/**
+ * memory_devices_get_reserved_memslots - memslots that others have to leave
+ *
+ * The devices are asked each time: memslots come and go while the guest runs.
+ * Called by whoever is about to bind memslots for long, or to lower their
+ * number (realize of a vhost device), under the BQL.
+ *
+ * Returns: how many memslots plugged memory devices can come to need beyond
+ * those that they use now.
+ */
+unsigned int memory_devices_get_reserved_memslots(void);
+
+/**
+ * memory_devices_memslot_auto_decision_active - was more than one assumed safe?
+ *
+ * A device that decides how many memslots it uses relied on the total being at
+ * least MEMORY_DEVICES_SAFE_MAX_MEMSLOTS (hw/mem/memslot-budget.h). A vhost
+ * backend that allows fewer must not be added any more. Called by realize of a
+ * vhost device, under the BQL.
+ *
+ * Returns: true while a device that has decide_memslots() is plugged and
+ * decided for more than one memslot.
+ */
+bool memory_devices_memslot_auto_decision_active(void);
 
 /**
  * qmp_memory_device_list - all realized memory devices
