@@ -9,9 +9,11 @@
  *     virtio-mem-requests   the guest's wishes
  *     virtio-mem-migration  the stream, and when to keep still
  *     virtio-mem-plug       carries out a change
+ *     virtio-mem-memslots   maps what is in use
  *     virtio-mem-discard    tells the users of the region
  *     virtio-mem-validate   the user's configuration
  *     virtio-mem-sizes      defaults
+ *     virtio-mem-layout     how the region is divided into memslots
  *     virtio-mem-blocks     geometry and state
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -25,6 +27,9 @@
 
 /* Anything smaller makes a bitmap that is large for what it describes. */
 #define VIRTIO_MEM_MIN_BLOCK_SIZE 0x100000
+
+/* A smaller memslot saves little, and there are not that many. */
+#define VIRTIO_MEM_MIN_MEMSLOT_SIZE 0x40000000
 
 /* The device that the machine and the bus know; @vmem is attached to a bus. */
 static inline DeviceState *virtio_mem_proxy(const VirtIOMEM *vmem)
@@ -112,6 +117,18 @@ bool virtio_mem_validate_users(const VirtIOMEM *vmem, Error **errp);
  */
 bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp);
 
+/**
+ * virtio_mem_validate_memslots - check what dynamic memslots require
+ * @vmem: the device, 'unplugged-inaccessible' decided
+ * @errp: names the properties that contradict each other
+ *
+ * Unplugged memory may be in a memslot that is not mapped, and guests without
+ * VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE would read it.
+ *
+ * Returns: true if @vmem can work as configured.
+ */
+bool virtio_mem_validate_memslots(const VirtIOMEM *vmem, Error **errp);
+
 /* -- virtio-mem-discard: the RamDiscardManager of the region -- */
 
 /**
@@ -152,6 +169,79 @@ void virtio_mem_discard_notify_discard_all(VirtIOMEM *vmem);
  */
 int virtio_mem_discard_replay(VirtIOMEM *vmem);
 
+/* -- virtio-mem-memslots: the region in parts; all without effect otherwise -- */
+
+/**
+ * virtio_mem_memslots_container - the region for the machine to map
+ * @vmem: the device with dynamic memslots and a memory backend
+ *
+ * Returns: a container as large as the backend's region and aligned like it;
+ * always the same one, unless another backend is set before realize.
+ */
+MemoryRegion *virtio_mem_memslots_container(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_memslots_decide - divide the region
+ * @vmem: the device with a memory backend, not realized
+ * @block_size: in bytes, that it will have
+ * @limit: how many memslots it may have, at least 1
+ *
+ * Returns: how many it would have without @limit.
+ */
+unsigned int virtio_mem_memslots_decide(VirtIOMEM *vmem, uint64_t block_size,
+                                        unsigned int limit);
+
+/**
+ * virtio_mem_memslots_init - create the aliases, none of them mapped
+ * @vmem: the device, virtio_mem_memslots_decide()
+ */
+void virtio_mem_memslots_init(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_memslots_cleanup - unmap and delete the aliases
+ * @vmem: the device, its container not mapped by the machine any more
+ */
+void virtio_mem_memslots_cleanup(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_memslots_want - remember what virtio_mem_memslots_map_wanted() maps
+ * @vmem: the realized device
+ * @range: blocks of the region, in any state
+ */
+void virtio_mem_memslots_want(VirtIOMEM *vmem, VirtIOMEMRange range);
+
+/**
+ * virtio_mem_memslots_map_wanted - map what was wanted since the last call
+ * @vmem: the realized device
+ *
+ * One transaction, or none if all of it is mapped. Listeners that register for
+ * a new section are told only of blocks that are plugged already.
+ *
+ * Returns: 0; or a negative errno where KVM cannot take a memslot (-ENOSPC: has
+ * none left; -ENOMEM: has no memory for it), and then none of them was mapped.
+ */
+int virtio_mem_memslots_map_wanted(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_memslots_touch - blocks were unplugged
+ * @vmem: the realized device
+ * @range: blocks of the region
+ *
+ * virtio_mem_memslots_unmap_unused() will look at their memslots.
+ */
+void virtio_mem_memslots_touch(VirtIOMEM *vmem, VirtIOMEMRange range);
+
+/**
+ * virtio_mem_memslots_unmap_unused - unmap what holds no plugged block
+ * @vmem: the realized device
+ * @discard: free the host memory of what was unmapped; a vCPU can have touched
+ *           it after the blocks were discarded, as long as it was mapped
+ *
+ * One transaction, or none. Looks only at memslots that were mapped or touched
+ * since. Should KVM refuse to let go of one, it stays for the next call.
+ */
+void virtio_mem_memslots_unmap_unused(VirtIOMEM *vmem, bool discard);
+
 /* -- virtio-mem-plug: the only place that changes the state of blocks -- */
 
 /**
@@ -159,9 +249,11 @@ int virtio_mem_discard_replay(VirtIOMEM *vmem);
  * @vmem: the realized device
  * @range: unplugged blocks of the usable region, within the requested size
  *
- * Returns: 0; -ENOMEM where preallocation failed, or the negative errno of a
- * listener that refused. On failure nothing has changed, and the host memory
- * that was allocated on the way is freed.
+ * Maps the memslots of @range first. Returns: 0; the negative errno of
+ * virtio_mem_memslots_map_wanted(), -ENOMEM where preallocation failed, or the
+ * negative errno of a listener that refused. On failure nothing has changed,
+ * the host memory that was allocated on the way is freed, and memslots that
+ * were mapped on the way go with virtio_mem_settle().
  */
 int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range);
 
@@ -208,10 +300,20 @@ int virtio_mem_discard_unplugged(VirtIOMEM *vmem);
 void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size);
 
 /**
+ * virtio_mem_settle - blocks have changed, and that is all for now
+ * @vmem: the realized device
+ *
+ * Unmaps memslots without plugged blocks, and tells the user the plugged size
+ * if it is a new one. Called once after a batch of requests, before the answers
+ * to them become visible, and after a reset.
+ */
+void virtio_mem_settle(VirtIOMEM *vmem);
+
+/**
  * virtio_mem_notify_size - tell the user the plugged size if it is a new one
  * @vmem: the realized device
  *
- * Called once after a batch of requests, a reset or an incoming migration.
+ * Called after an incoming migration; otherwise by virtio_mem_settle().
  */
 void virtio_mem_notify_size(VirtIOMEM *vmem);
 

@@ -264,25 +264,44 @@ static bool decode_stream(const VirtIOMEM *vmem, VirtIOMEMBlocks *blocks)
     return true;
 }
 
+/* Called before the blocks are plugged, so that nobody hears of them twice. */
+static int map_memslots(VirtIOMEM *vmem, const VirtIOMEMBlocks *blocks)
+{
+    VirtIOMEMRange within = blocks->hull;
+    VirtIOMEMRange run;
+    int ret;
+
+    while (virtio_mem_blocks_next(blocks, &within, true, &run)) {
+        virtio_mem_memslots_want(vmem, run);
+    }
+    ret = virtio_mem_memslots_map_wanted(vmem);
+    if (ret) {
+        error_report("virtio-mem: the memslots for the 0x%" PRIx64 " bytes that"
+                     " are plugged cannot be mapped: %s",
+                     virtio_mem_blocks_plugged_size(blocks), strerror(-ret));
+    }
+    return ret;
+}
+
 static int stream_post_load(void *opaque, int version_id)
 {
     VirtIOMEM *vmem = opaque;
     VirtIOMEMBlocks blocks, old_blocks;
-    bool ok;
     int ret;
 
     virtio_mem_blocks_init(&blocks, vmem->blocks.addr,
                            virtio_mem_blocks_region_size(&vmem->blocks),
                            vmem->blocks.block_size);
-    ok = decode_stream(vmem, &blocks);
+    ret = decode_stream(vmem, &blocks) ? map_memslots(vmem, &blocks) : -EINVAL;
     release_bitmap(vmem);
-    if (!ok) {
+    if (ret) {
         virtio_mem_blocks_destroy(&blocks);
-        return -EINVAL;
+        return ret;
     }
 
     /* Normally nothing is plugged before, but nobody guarantees that. */
     virtio_mem_discard_notify_discard_all(vmem);
+    virtio_mem_memslots_touch(vmem, vmem->blocks.hull);
     old_blocks = vmem->blocks;
     vmem->blocks = blocks;
     virtio_mem_blocks_destroy(&old_blocks);
@@ -293,9 +312,13 @@ static int stream_post_load(void *opaque, int version_id)
                      " bytes that are plugged: %s",
                      virtio_mem_blocks_plugged_size(&vmem->blocks),
                      strerror(-ret));
+        virtio_mem_memslots_touch(vmem, vmem->blocks.hull);
         virtio_mem_blocks_clear(&vmem->blocks);
+        virtio_mem_memslots_unmap_unused(vmem, false);
         return ret;
     }
+    /* What is not plugged is discarded below, if it may be. */
+    virtio_mem_memslots_unmap_unused(vmem, false);
     virtio_mem_notify_size(vmem);
 
     /* The source may have told the guest to wait. */

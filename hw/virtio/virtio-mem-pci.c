@@ -73,6 +73,22 @@ static void md_fill_device_info(const MemoryDeviceState *md,
     info->u.virtio_mem.data = data;
 }
 
+static unsigned int md_decide_memslots(MemoryDeviceState *md,
+                                       unsigned int limit)
+{
+    return virtio_mem_decide_memslots(&VIRTIO_MEM_PCI(md)->vdev, limit);
+}
+
+static unsigned int md_get_memslots(const MemoryDeviceState *md)
+{
+    return virtio_mem_get_memslots(&VIRTIO_MEM_PCI(md)->vdev);
+}
+
+static unsigned int md_get_used_memslots(const MemoryDeviceState *md)
+{
+    return virtio_mem_get_used_memslots(&VIRTIO_MEM_PCI(md)->vdev);
+}
+
 static bool md_check_place(const MemoryDeviceState *md, Error **errp)
 {
     return virtio_mem_check_place(&VIRTIO_MEM_PCI(md)->vdev, errp);
@@ -136,6 +152,9 @@ static void virtio_mem_pci_class_init(ObjectClass *klass, void *data)
     mdc->get_memory_region = md_get_memory_region;
     mdc->get_min_alignment = md_get_min_alignment;
     mdc->fill_device_info = md_fill_device_info;
+    mdc->decide_memslots = md_decide_memslots;
+    mdc->get_memslots = md_get_memslots;
+    mdc->get_used_memslots = md_get_used_memslots;
     mdc->check_place = md_check_place;
     mdc->check_unplug = md_check_unplug;
 }

@@ -5,6 +5,11 @@
  * by the caller. Here each change is complete or did not happen: what can fail
  * comes first, the state last.
  *
+ * Unmapping comes after all that, in virtio_mem_settle(). Were it done first, it
+ * would have to be taken back where the discard fails, and that could fail,
+ * too. What vCPUs populate between the discard and the unmapping is discarded
+ * along with the latter.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -23,6 +28,35 @@ static int discard_range(VirtIOMEM *vmem, VirtIOMEMRange range)
                                    virtio_mem_range_size(&vmem->blocks, range));
 }
 
+/* The guest tries again and again: once is enough for the log. */
+static void warn_once(VirtIOMEM *vmem, bool *warned, Error *err)
+{
+    if (!*warned) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(vmem));
+
+        *warned = true;
+        warn_reportf_err(error_copy(err), "%s: the guest cannot get memory "
+                         "that it was promised (said once only): ", path);
+    }
+    error_free(err);
+}
+
+static int map_memslots(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    Error *err = NULL;
+    int ret;
+
+    virtio_mem_memslots_want(vmem, range);
+    ret = virtio_mem_memslots_map_wanted(vmem);
+    if (ret) {
+        error_setg_errno(&err, -ret, "a memslot cannot be mapped, %u of %u are",
+                         virtio_mem_get_used_memslots(vmem),
+                         virtio_mem_get_memslots(vmem));
+        warn_once(vmem, &vmem->memslots_warned, err);
+    }
+    return ret;
+}
+
 static int preallocate(VirtIOMEM *vmem, VirtIOMEMRange range)
 {
     MemoryRegion *mr = &vmem->memdev->mr;
@@ -37,22 +71,25 @@ static int preallocate(VirtIOMEM *vmem, VirtIOMEMRange range)
         return 0;
     }
 
-    /* The guest tries again and again: once is enough for the log. */
-    if (!vmem->prealloc_warned) {
-        g_autofree char *path = object_get_canonical_path(OBJECT(vmem));
-
-        vmem->prealloc_warned = true;
-        warn_reportf_err(error_copy(err), "%s: the guest cannot get memory "
-                         "that it was promised (said once only): ", path);
-    }
-    error_free(err);
+    warn_once(vmem, &vmem->prealloc_warned, err);
     return -ENOMEM;
 }
 
 int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range)
 {
-    int ret = vmem->prealloc ? preallocate(vmem, range) : 0;
+    /*
+     * First of all, so that users of the mapping register while the blocks are
+     * unplugged, and hear of them below, like everybody else.
+     */
+    int ret = map_memslots(vmem, range);
 
+    if (ret) {
+        return ret;
+    }
+
+    if (vmem->prealloc) {
+        ret = preallocate(vmem, range);
+    }
     if (!ret) {
         ret = virtio_mem_discard_notify_populate(vmem, range);
     }
@@ -80,6 +117,7 @@ int virtio_mem_unplug(VirtIOMEM *vmem, VirtIOMEMRange range)
 
     virtio_mem_discard_notify_discard(vmem, range);
     virtio_mem_blocks_set(&vmem->blocks, range, false);
+    virtio_mem_memslots_touch(vmem, range);
     return 0;
 }
 
@@ -103,6 +141,7 @@ int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region)
     }
 
     virtio_mem_discard_notify_discard_all(vmem);
+    virtio_mem_memslots_touch(vmem, vmem->blocks.hull);
     virtio_mem_blocks_clear(&vmem->blocks);
 
     usable = virtio_mem_blocks_usable_size_for(&vmem->blocks,
@@ -143,6 +182,12 @@ void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)
 
     trace_virtio_mem_set_requested_size(size, old_usable, usable);
     virtio_notify_config(VIRTIO_DEVICE(vmem));
+}
+
+void virtio_mem_settle(VirtIOMEM *vmem)
+{
+    virtio_mem_memslots_unmap_unused(vmem, true);
+    virtio_mem_notify_size(vmem);
 }
 
 void virtio_mem_notify_size(VirtIOMEM *vmem)

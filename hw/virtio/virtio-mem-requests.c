@@ -81,10 +81,13 @@ static VirtIOMEMResponse busy_migrating(VirtIOMEM *vmem)
     return response(VIRTIO_MEM_RESP_BUSY);
 }
 
-static bool exceeds_requested_size(const VirtIOMEM *vmem, VirtIOMEMRange range)
+/* How many blocks may still be plugged. */
+static uint64_t room_below_requested_size(const VirtIOMEM *vmem)
 {
-    return vmem->blocks.nb_plugged + (range.end - range.first) >
-           vmem->requested_size / vmem->blocks.block_size;
+    const uint64_t size = virtio_mem_blocks_plugged_size(&vmem->blocks);
+
+    return size < vmem->requested_size ?
+           (vmem->requested_size - size) / vmem->blocks.block_size : 0;
 }
 
 /* PLUG and UNPLUG */
@@ -103,7 +106,7 @@ static VirtIOMEMResponse handle_change(VirtIOMEM *vmem,
         return guest_error(req, plug ? "plugged already" : "not plugged");
     }
     /* Not an error: the driver may not have seen the latest request yet. */
-    if (plug && exceeds_requested_size(vmem, range)) {
+    if (plug && range.end - range.first > room_below_requested_size(vmem)) {
         return response(VIRTIO_MEM_RESP_NACK);
     }
     if (virtio_mem_migration_busy()) {
@@ -191,44 +194,95 @@ static void publish_responses(VirtIOMEM *vmem, unsigned int nb_responses)
     virtio_notify(VIRTIO_DEVICE(vmem), vmem->vq);
 }
 
-/* Returns true if the driver may have more requests on the queue. */
-static bool handle_batch(VirtIOMEM *vmem)
-{
-    VirtIODevice *vdev = VIRTIO_DEVICE(vmem);
-    const char *violation = NULL;
-    unsigned int nb_done;
+/* -- a batch: what is on the queue when the driver kicks -- */
 
-    for (nb_done = 0; nb_done < QUEUE_SIZE; nb_done++) {
-        g_autofree VirtQueueElement *elem = NULL;
+typedef struct VirtIOMEMBatch {
+    unsigned int nb;
+    struct {
+        VirtQueueElement *elem;
         VirtIOMEMRequest req;
-        VirtIOMEMResponse resp;
+    } entry[QUEUE_SIZE];
+} VirtIOMEMBatch;
 
-        elem = virtqueue_pop(vmem->vq, sizeof(*elem));
+/* Returns NULL, or what is wrong with the element behind the last entry. */
+static const char *take_batch(VirtIOMEM *vmem, VirtIOMEMBatch *batch)
+{
+    for (batch->nb = 0; batch->nb < QUEUE_SIZE; batch->nb++) {
+        VirtQueueElement *elem = virtqueue_pop(vmem->vq, sizeof(*elem));
+
         if (!elem) {
             break;
         }
-        if (!decode_request(elem, &req)) {
+        if (!decode_request(elem, &batch->entry[batch->nb].req)) {
             virtqueue_detach_element(vmem->vq, elem, 0);
-            violation = "buffers too small for a request and its response";
-            break;
+            g_free(elem);
+            return "buffers too small for a request and its response";
         }
+        batch->entry[batch->nb].elem = elem;
+    }
+    return NULL;
+}
 
-        resp = handle_request(vmem, &req);
-        trace_virtio_mem_request(req.type, req.addr, req.nb_blocks, resp.type,
-                                 resp.state);
+/*
+ * Map in one go the memslots that the requests will need. Nothing depends on it
+ * but the time it takes: each request is checked when it is its turn and maps
+ * what is missing then, and virtio_mem_settle() unmaps what was too much. That
+ * the sum is limited keeps a guest from having memslots mapped that it may
+ * not have.
+ */
+static void map_ahead(VirtIOMEM *vmem, const VirtIOMEMBatch *batch)
+{
+    uint64_t room = room_below_requested_size(vmem);
+    unsigned int i;
+
+    if (batch->nb < 2 || virtio_mem_migration_busy()) {
+        return;
+    }
+
+    for (i = 0; i < batch->nb; i++) {
+        const VirtIOMEMRequest *req = &batch->entry[i].req;
+        VirtIOMEMRange range;
+
+        if (req->type == VIRTIO_MEM_REQ_PLUG &&
+            virtio_mem_blocks_decode(&vmem->blocks, req->addr, req->nb_blocks,
+                                     &range) &&
+            range.end - range.first <= room) {
+            room -= range.end - range.first;
+            virtio_mem_memslots_want(vmem, range);
+        }
+    }
+    virtio_mem_memslots_map_wanted(vmem);
+}
+
+/* Returns true if the driver may have more requests on the queue. */
+static bool handle_batch(VirtIOMEM *vmem)
+{
+    g_autofree VirtIOMEMBatch *batch = g_new(VirtIOMEMBatch, 1);
+    const char *violation = take_batch(vmem, batch);
+    unsigned int i;
+
+    map_ahead(vmem, batch);
+
+    for (i = 0; i < batch->nb; i++) {
+        g_autofree VirtQueueElement *elem = batch->entry[i].elem;
+        const VirtIOMEMRequest *req = &batch->entry[i].req;
+        const VirtIOMEMResponse resp = handle_request(vmem, req);
+
+        trace_virtio_mem_request(req->type, req->addr, req->nb_blocks,
+                                 resp.type, resp.state);
         WITH_RCU_READ_LOCK_GUARD() {
-            virtqueue_fill(vmem->vq, elem, encode_response(elem, &resp),
-                           nb_done);
+            virtqueue_fill(vmem->vq, elem, encode_response(elem, &resp), i);
         }
     }
 
-    publish_responses(vmem, nb_done);
-    virtio_mem_notify_size(vmem);
+    /* An answer is true only when the memslots are as it says. */
+    virtio_mem_settle(vmem);
+    publish_responses(vmem, batch->nb);
 
     if (violation) {
-        virtio_error(vdev, "virtio-mem: %s", violation);
+        virtio_error(VIRTIO_DEVICE(vmem), "virtio-mem: %s", violation);
     }
-    return nb_done == QUEUE_SIZE;
+    return batch->nb == QUEUE_SIZE;
 }
 
 static void handle_queue(VirtIOMEM *vmem)

@@ -151,3 +151,15 @@ bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
     }
     return true;
 }
+
+bool virtio_mem_validate_memslots(const VirtIOMEM *vmem, Error **errp)
+{
+    if (vmem->dynamic_memslots &&
+        vmem->unplugged_inaccessible != ON_OFF_AUTO_ON) {
+        error_setg(errp, "'%s' property set to 'on' requires '%s' to be 'on'",
+                   VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP,
+                   VIRTIO_MEM_UNPLUGGED_INACCESSIBLE_PROP);
+        return false;
+    }
+    return true;
+}

@@ -46,12 +46,18 @@ MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp)
         error_setg(errp, "'%s' property is not set", VIRTIO_MEM_MEMDEV_PROP);
         return NULL;
     }
-    return &vmem->memdev->mr;
+    return vmem->dynamic_memslots ? virtio_mem_memslots_container(vmem)
+                                  : &vmem->memdev->mr;
 }
 
 bool virtio_mem_check_place(const VirtIOMEM *vmem, Error **errp)
 {
     return virtio_mem_validate_addr(vmem, chosen_block_size(vmem), errp);
+}
+
+unsigned int virtio_mem_decide_memslots(VirtIOMEM *vmem, unsigned int limit)
+{
+    return virtio_mem_memslots_decide(vmem, chosen_block_size(vmem), limit);
 }
 
 void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
@@ -64,6 +70,9 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
     info->max_size = virtio_mem_blocks_region_size(&vmem->blocks);
     info->block_size = vmem->block_size;
     info->memdev = object_get_canonical_path(OBJECT(vmem->memdev));
+    info->dynamic_memslots = vmem->dynamic_memslots;
+    info->memslots = virtio_mem_get_memslots(vmem);
+    info->memslots_used = virtio_mem_get_used_memslots(vmem);
 }
 
 bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
@@ -207,7 +216,7 @@ static void virtio_mem_system_reset(void *opaque)
     if (!virtio_mem_migration_busy() &&
         !virtio_mem_migration_shares_memory(vmem)) {
         virtio_mem_unplug_all(vmem, true);
-        virtio_mem_notify_size(vmem);
+        virtio_mem_settle(vmem);
     }
 }
 
@@ -233,14 +242,16 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
     }
     mr = &vmem->memdev->mr;
     vmem->block_size = chosen_block_size(vmem);
+    decide_unplugged_inaccessible(vmem);
     if (!virtio_mem_validate_sizes(vmem, errp) ||
+        !virtio_mem_validate_memslots(vmem, errp) ||
         !begin_discarding(vmem, errp)) {
         return;
     }
-    decide_unplugged_inaccessible(vmem);
 
     virtio_mem_blocks_init(&vmem->blocks, vmem->addr, memdev_size(vmem),
                            vmem->block_size);
+    virtio_mem_memslots_init(vmem);
     vmem->usable_extent =
         virtio_mem_usable_extent(MACHINE(qdev_get_machine()));
     virtio_init(vdev, VIRTIO_ID_MEM, sizeof(struct virtio_mem_config));
@@ -265,6 +276,7 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
 
     /* All listeners go with the mapping. */
     memory_device_ensure_unplugged(MEMORY_DEVICE(virtio_mem_proxy(vmem)));
+    virtio_mem_memslots_cleanup(vmem);
     memory_region_set_ram_discard_manager(mr, NULL);
 
     /* A guest may eject the device without having unplugged its memory. */
@@ -377,6 +389,10 @@ static Property virtio_mem_properties[] = {
     DEFINE_PROP_UINT32(VIRTIO_MEM_NODE_PROP, VirtIOMEM, node, 0),
     DEFINE_PROP_UINT64(VIRTIO_MEM_ADDR_PROP, VirtIOMEM, addr, 0),
     DEFINE_PROP_BOOL(VIRTIO_MEM_PREALLOC_PROP, VirtIOMEM, prealloc, false),
+    DEFINE_PROP_BOOL(VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP, VirtIOMEM,
+                     dynamic_memslots, false),
+    DEFINE_PROP_UINT32(VIRTIO_MEM_MAX_MEMSLOTS_PROP, VirtIOMEM, max_memslots,
+                       0),
     DEFINE_PROP_ON_OFF_AUTO(VIRTIO_MEM_UNPLUGGED_INACCESSIBLE_PROP, VirtIOMEM,
                             unplugged_inaccessible, ON_OFF_AUTO_ON),
     DEFINE_PROP_END_OF_LIST(),

@@ -36,8 +36,9 @@ BASE_QTESTS = ("device-introspect-test", "numa-test", "qmp-cmd-test",
                "qom-test")
 TOOLS = ("qemu-img", "storage-daemon/qemu-storage-daemon",
          "contrib/vhost-user-blk/vhost-user-blk")
-OUR_TEST = re.compile(r"tests/(unit/test-(virtio-mem|memory-device)[^/.]*"
-                      r"|qtest/virtio-mem-[^/.]*-test)")
+OUR_TEST = re.compile(
+    r"tests/(unit/test-(virtio-mem|memory-device|memslot)[^/.]*"
+    r"|qtest/virtio-mem-[^/.]*-test)")
 
 
 def build(targets, sanitizers=False):

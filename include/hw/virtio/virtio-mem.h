@@ -14,6 +14,7 @@
 #include "exec/memory.h"
 #include "hw/virtio/virtio.h"
 #include "hw/virtio/virtio-mem-blocks.h"
+#include "hw/virtio/virtio-mem-layout.h"
 #include "qapi/qapi-types-machine.h"
 #include "qemu/notify.h"
 #include "qom/object.h"
@@ -26,6 +27,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOMEM, VIRTIO_MEM)
 /* Names of properties */
 #define VIRTIO_MEM_ADDR_PROP "memaddr"
 #define VIRTIO_MEM_BLOCK_SIZE_PROP "block-size"
+#define VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP "dynamic-memslots"
+#define VIRTIO_MEM_MAX_MEMSLOTS_PROP "max-memslots"
 #define VIRTIO_MEM_MEMDEV_PROP "memdev"
 #define VIRTIO_MEM_NODE_PROP "node"
 #define VIRTIO_MEM_PREALLOC_PROP "prealloc"
@@ -51,6 +54,28 @@ typedef struct VirtIOMEMStream {
 } VirtIOMEMStream;
 
 /**
+ * typedef VirtIOMEMMemslots - the region in parts; used with dynamic memslots
+ * @has_container: @container is initialized
+ * @container: what the machine maps; holds those aliases that are mapped
+ * @layout: number, place and size of the memslots; decided before realize
+ * @aliases: one per memslot, while realized
+ * @nb_mapped: memslots in @mapped
+ * @mapped: one bit per memslot that is in @container
+ * @wanted: those that virtio_mem_memslots_map_wanted() has to map
+ * @touched: those that may be mapped without a plugged block
+ */
+typedef struct VirtIOMEMMemslots {
+    bool has_container;
+    MemoryRegion container;
+    VirtIOMEMLayout layout;
+    MemoryRegion *aliases;
+    unsigned int nb_mapped;
+    unsigned long *mapped;
+    unsigned long *wanted;
+    unsigned long *touched;
+} VirtIOMEMMemslots;
+
+/**
  * struct VirtIOMEM - the device
  * @memdev: backend whose RAM region the device owns while it is realized
  * @node: NUMA node, told to the guest
@@ -61,7 +86,11 @@ typedef struct VirtIOMEMStream {
  * @unplugged_inaccessible: AUTO only before realize
  * @prealloc: allocate host memory before a block is answered as plugged
  * @prealloc_warned: the user knows that it failed
+ * @dynamic_memslots: map only those parts that hold plugged blocks
+ * @max_memslots: what the user allows, 0 for no limit
+ * @memslots_warned: the user knows that one could not be mapped
  * @blocks: geometry and state, valid while realized
+ * @memslots: used with @dynamic_memslots
  * @usable_extent: see virtio_mem_usable_extent(), in bytes
  * @vq: the request queue
  * @vq_left: a full batch was taken, and more requests may be on the queue
@@ -88,8 +117,12 @@ struct VirtIOMEM {
     OnOffAuto unplugged_inaccessible;
     bool prealloc;
     bool prealloc_warned;
+    bool dynamic_memslots;
+    uint32_t max_memslots;
+    bool memslots_warned;
 
     VirtIOMEMBlocks blocks;
+    VirtIOMEMMemslots memslots;
     uint64_t usable_extent;
 
     VirtQueue *vq;
@@ -115,8 +148,9 @@ struct VirtIOMEM {
  *
  * Called by the proxy for memory-device core, under the BQL.
  *
- * Returns: the region, owned by the memory backend; NULL with @errp set while
- * the 'memdev' property is not set.
+ * Returns: the region of the memory backend, or with dynamic memslots a
+ * container of the same size; NULL with @errp set while the 'memdev' property
+ * is not set.
  */
 MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp);
 
@@ -130,6 +164,35 @@ MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp);
  * Returns: true if the user chose no address or a possible one.
  */
 bool virtio_mem_check_place(const VirtIOMEM *vmem, Error **errp);
+
+/**
+ * virtio_mem_decide_memslots - into how many memslots to divide the region
+ * @vmem: the device with a region, not realized
+ * @limit: how many it may use, at least 1
+ *
+ * Called by the proxy for memory-device core when the device is plugged, under
+ * the BQL. May be called again, as long as the device is not realized.
+ *
+ * Returns: how many it would use without @limit.
+ */
+unsigned int virtio_mem_decide_memslots(VirtIOMEM *vmem, unsigned int limit);
+
+/**
+ * virtio_mem_get_memslots - how many memslots the device may come to use
+ * @vmem: the device, virtio_mem_decide_memslots()
+ *
+ * Returns: the number decided, 1 without dynamic memslots.
+ */
+unsigned int virtio_mem_get_memslots(const VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_get_used_memslots - how many memslots are mapped
+ * @vmem: the realized device
+ *
+ * Returns: between 0 and virtio_mem_get_memslots(); always 1 without dynamic
+ * memslots.
+ */
+unsigned int virtio_mem_get_used_memslots(const VirtIOMEM *vmem);
 
 /**
  * virtio_mem_fill_device_info - answer query-memory-devices

@@ -1,0 +1,307 @@
+/*
+ * virtio-mem: memslots, the parts of the region that are mapped while in use
+ *
+ * Each memslot is an alias into the memory backend's region, and all of them
+ * live in one container, which is what the machine maps. KVM, vhost and vfio
+ * see, and pay for, what is in the container.
+ *
+ * All changes go through change_mapped(), which makes one transaction of them.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "exec/cpu-common.h"
+#include "virtio-mem-internal.h"
+#include "trace.h"
+
+#define CONTAINER_NAME "virtio-mem"
+
+/* -- before realize: how many there will be -- */
+
+MemoryRegion *virtio_mem_memslots_container(VirtIOMEM *vmem)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+    MemoryRegion *mr = &vmem->memdev->mr;
+
+    /* The user may try again with another backend. */
+    if (slots->has_container && !DEVICE(vmem)->realized &&
+        memory_region_size(&slots->container) != memory_region_size(mr)) {
+        object_unparent(OBJECT(&slots->container));
+        slots->has_container = false;
+    }
+
+    if (!slots->has_container) {
+        memory_region_init(&slots->container, OBJECT(vmem), CONTAINER_NAME,
+                           memory_region_size(mr));
+        /* The guest sees the same addresses with and without memslots. */
+        slots->container.align = memory_region_get_alignment(mr);
+        slots->has_container = true;
+    }
+    return &slots->container;
+}
+
+unsigned int virtio_mem_memslots_decide(VirtIOMEM *vmem, uint64_t block_size,
+                                        unsigned int limit)
+{
+    VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    const uint64_t region_size = memory_region_size(&vmem->memdev->mr);
+    const uint64_t min_size = MAX(block_size, VIRTIO_MEM_MIN_MEMSLOT_SIZE);
+    unsigned int wanted;
+
+    if (!vmem->dynamic_memslots) {
+        return 1;
+    }
+
+    wanted = MIN(DIV_ROUND_UP(region_size, min_size),
+                 vmem->max_memslots ?: UINT_MAX);
+    virtio_mem_layout_init(layout, region_size, min_size, MIN(wanted, limit));
+    trace_virtio_mem_memslots_decide(limit, layout->nb_memslots,
+                                     virtio_mem_layout_size(layout, 0));
+    return wanted;
+}
+
+unsigned int virtio_mem_get_memslots(const VirtIOMEM *vmem)
+{
+    return vmem->dynamic_memslots ? vmem->memslots.layout.nb_memslots : 1;
+}
+
+unsigned int virtio_mem_get_used_memslots(const VirtIOMEM *vmem)
+{
+    return vmem->dynamic_memslots ? vmem->memslots.nb_mapped : 1;
+}
+
+/* -- while realized: map and unmap -- */
+
+void virtio_mem_memslots_init(VirtIOMEM *vmem)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+    const VirtIOMEMLayout *layout = &slots->layout;
+    unsigned int i;
+
+    if (!vmem->dynamic_memslots) {
+        return;
+    }
+
+    assert(layout->region_size == memory_region_size(&slots->container));
+    slots->aliases = g_new0(MemoryRegion, layout->nb_memslots);
+    slots->mapped = bitmap_new(layout->nb_memslots);
+    slots->wanted = bitmap_new(layout->nb_memslots);
+    slots->touched = bitmap_new(layout->nb_memslots);
+
+    /* Nothing is mapped yet: one look at the topology is enough. */
+    memory_region_transaction_begin();
+    for (i = 0; i < layout->nb_memslots; i++) {
+        g_autofree char *name = g_strdup_printf("memslot-%u", i);
+
+        memory_region_init_alias(&slots->aliases[i], OBJECT(vmem), name,
+                                 &vmem->memdev->mr,
+                                 virtio_mem_layout_offset(layout, i),
+                                 virtio_mem_layout_size(layout, i));
+        /*
+         * Otherwise neighbours would be merged, and one could not come or go
+         * without that the other, which is in use, disappears for a moment.
+         */
+        memory_region_set_unmergeable(&slots->aliases[i], true);
+    }
+    memory_region_transaction_commit();
+}
+
+static void add_alias(VirtIOMEM *vmem, unsigned int i)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+
+    memory_region_add_subregion(&slots->container,
+                                virtio_mem_layout_offset(&slots->layout, i),
+                                &slots->aliases[i]);
+    set_bit(i, slots->mapped);
+    slots->nb_mapped++;
+}
+
+static void del_alias(VirtIOMEM *vmem, unsigned int i)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+
+    memory_region_del_subregion(&slots->container, &slots->aliases[i]);
+    clear_bit(i, slots->mapped);
+    slots->nb_mapped--;
+}
+
+/* Map or unmap all memslots of @set, which are in the other state. */
+static int change_mapped(VirtIOMEM *vmem, const unsigned long *set, bool map)
+{
+    const unsigned int nb = vmem->memslots.layout.nb_memslots;
+    unsigned int i;
+
+    memory_region_transaction_begin();
+    for (i = find_first_bit(set, nb); i < nb; i = find_next_bit(set, nb, i + 1)) {
+        if (map) {
+            add_alias(vmem, i);
+        } else {
+            del_alias(vmem, i);
+        }
+    }
+    return memory_region_transaction_try_commit();
+}
+
+/* The same, and back to where it was if somebody refused. */
+static int change_or_revert(VirtIOMEM *vmem, const unsigned long *set, bool map)
+{
+    int ret = change_mapped(vmem, set, map);
+
+    if (ret && change_mapped(vmem, set, !map) && !map) {
+        /*
+         * The host can neither let go of some nor take back others. Nothing in
+         * them is plugged: without is safe, and what the host still has of
+         * them it finds again when they are mapped the next time.
+         */
+        change_mapped(vmem, set, false);
+    }
+    return ret;
+}
+
+static void add_range(const VirtIOMEM *vmem, VirtIOMEMRange range,
+                      unsigned long *set)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    const uint64_t from = virtio_mem_range_offset(&vmem->blocks, range);
+    const uint64_t size = virtio_mem_range_size(&vmem->blocks, range);
+    unsigned int first, last;
+
+    if (size) {
+        first = virtio_mem_layout_index(layout, from);
+        last = virtio_mem_layout_index(layout, from + size - 1);
+        bitmap_set(set, first, last - first + 1);
+    }
+}
+
+void virtio_mem_memslots_want(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    if (vmem->dynamic_memslots) {
+        add_range(vmem, range, vmem->memslots.wanted);
+    }
+}
+
+int virtio_mem_memslots_map_wanted(VirtIOMEM *vmem)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+    const unsigned int nb = slots->layout.nb_memslots;
+    int ret = 0;
+
+    if (!vmem->dynamic_memslots) {
+        return 0;
+    }
+
+    if (bitmap_andnot(slots->wanted, slots->wanted, slots->mapped, nb)) {
+        ret = change_or_revert(vmem, slots->wanted, true);
+        trace_virtio_mem_memslots_map(bitmap_count_one(slots->wanted, nb),
+                                      slots->nb_mapped, ret);
+        /* Whether they get to hold a plugged block is to be seen. */
+        bitmap_or(slots->touched, slots->touched, slots->wanted, nb);
+    }
+    bitmap_zero(slots->wanted, nb);
+    return ret;
+}
+
+void virtio_mem_memslots_touch(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    if (vmem->dynamic_memslots) {
+        add_range(vmem, range, vmem->memslots.touched);
+    }
+}
+
+static bool is_used(const VirtIOMEM *vmem, unsigned int i)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    VirtIOMEMRange run;
+    VirtIOMEMRange within =
+        virtio_mem_blocks_covering(&vmem->blocks,
+                                   virtio_mem_layout_offset(layout, i),
+                                   virtio_mem_layout_size(layout, i));
+
+    return virtio_mem_blocks_next(&vmem->blocks, &within, true, &run);
+}
+
+/* Free host memory of the memslots of @set; one call for neighbours. */
+static void discard_memslots(VirtIOMEM *vmem, const unsigned long *set)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    const unsigned int nb = layout->nb_memslots;
+    unsigned int first = find_first_bit(set, nb);
+
+    while (first < nb) {
+        const unsigned int end = find_next_zero_bit(set, nb, first);
+        const uint64_t from = virtio_mem_layout_offset(layout, first);
+        const uint64_t to = virtio_mem_layout_offset(layout, end - 1) +
+                            virtio_mem_layout_size(layout, end - 1);
+
+        /* It worked a moment ago, and there is nothing to be done about it. */
+        ram_block_discard_range(vmem->memdev->mr.ram_block, from, to - from);
+        first = find_next_bit(set, nb, end);
+    }
+}
+
+void virtio_mem_memslots_unmap_unused(VirtIOMEM *vmem, bool discard)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+    const unsigned int nb = slots->layout.nb_memslots;
+    unsigned int i, nb_unused = 0;
+    int ret;
+
+    if (!vmem->dynamic_memslots) {
+        return;
+    }
+
+    /* From here on @touched is the set of those that can go. */
+    bitmap_and(slots->touched, slots->touched, slots->mapped, nb);
+    for (i = find_first_bit(slots->touched, nb); i < nb;
+         i = find_next_bit(slots->touched, nb, i + 1)) {
+        if (is_used(vmem, i)) {
+            clear_bit(i, slots->touched);
+        } else {
+            nb_unused++;
+        }
+    }
+    if (!nb_unused) {
+        return;
+    }
+
+    ret = change_or_revert(vmem, slots->touched, false);
+    trace_virtio_mem_memslots_unmap(nb_unused, slots->nb_mapped, ret);
+    if (ret) {
+        /* They stay in @touched, and are tried again the next time. */
+        return;
+    }
+    if (discard) {
+        discard_memslots(vmem, slots->touched);
+    }
+    bitmap_zero(slots->touched, nb);
+}
+
+void virtio_mem_memslots_cleanup(VirtIOMEM *vmem)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+    unsigned int i;
+
+    if (!vmem->dynamic_memslots) {
+        return;
+    }
+
+    memory_region_transaction_begin();
+    for (i = 0; i < slots->layout.nb_memslots; i++) {
+        if (test_bit(i, slots->mapped)) {
+            /* It holds a reference to the device, which would stay for ever. */
+            del_alias(vmem, i);
+        }
+        object_unparent(OBJECT(&slots->aliases[i]));
+    }
+    memory_region_transaction_commit();
+
+    g_free(slots->aliases);
+    g_free(slots->mapped);
+    g_free(slots->wanted);
+    g_free(slots->touched);
+    slots->aliases = NULL;
+    slots->mapped = slots->wanted = slots->touched = NULL;
+}
