@@ -157,39 +157,40 @@ static char *explain(MemslotBudgetReason reason, const MemslotBudget *budget,
     g_assert_not_reached();
 }
 
-static void decide(MemoryDeviceState *md, const MemslotBudget *budget,
-                   uint64_t size, const Backends *backends)
+/* Returns what to warn of, or NULL. */
+static char *decide(MemoryDeviceState *md, const MemslotBudget *budget,
+                    uint64_t size, const Backends *backends)
 {
     const char *id = DEVICE(md)->id ?: "(unnamed)";
     MemslotBudgetReason reason;
     const unsigned int limit = memslot_budget_limit(budget, size, &reason);
     const unsigned int wanted =
         MEMORY_DEVICE_GET_CLASS(md)->decide_memslots(md, limit);
+    g_autofree char *why = NULL;
 
     trace_memory_device_decide_memslots(id, budget->total, budget->available,
                                         budget->reserved, limit, wanted,
                                         required_memslots(md));
-    /* Otherwise a wish of the user would be ignored without a word. */
-    if (limit == 1 && wanted > 1) {
-        g_autofree char *why = explain(reason, budget, size, backends);
-
-        warn_report("memory device '%s' gets one memory slot instead of %u: %s",
-                    id, wanted, why);
+    if (limit > 1 || wanted <= 1) {
+        return NULL;
     }
+
+    why = explain(reason, budget, size, backends);
+    return g_strdup_printf("memory device '%s' gets one memory slot instead of"
+                           " %u: %s", id, wanted, why);
 }
 
 static bool check_backend(const Backend *backend, unsigned int reserved,
-                          unsigned int required, Error **errp)
+                          unsigned int required, const char *remedy,
+                          Error **errp)
 {
     if (memslot_budget_fits(backend->available, reserved, required)) {
         return true;
     }
     error_setg(errp, "%s has not enough free memory slots left: limit %u, used"
-               " %u, reserved by plugged memory devices %u, required %u; remove"
-               " memory devices%s%s", backend->name, backend->max,
-               backend->max - backend->available, reserved, required,
-               reserved ? " or lower their 'max-memslots'" : "",
-               backend->remedy);
+               " %u, reserved by plugged memory devices %u, required %u; %s%s",
+               backend->name, backend->max, backend->max - backend->available,
+               reserved, required, remedy, backend->remedy);
     return false;
 }
 
@@ -203,14 +204,29 @@ bool memory_device_decide_memslots(MemoryDeviceState *md,
         .available = MIN(backends.kvm.available, backends.vhost.available),
         .space = space,
     };
+    g_autofree char *warning = NULL;
+    const char *remedy;
     unsigned int required;
 
     sum_up(plugged, &budget.required, &budget.reserved);
     if (MEMORY_DEVICE_GET_CLASS(md)->decide_memslots) {
-        decide(md, &budget, size, &backends);
+        warning = decide(md, &budget, size, &backends);
     }
 
     required = required_memslots(md);
-    return check_backend(&backends.kvm, budget.reserved, required, errp) &&
-           check_backend(&backends.vhost, budget.reserved, required, errp);
+    remedy = budget.required > plugged->len
+             ? "remove memory devices or lower their 'max-memslots'"
+             : "remove memory devices";
+    if (!check_backend(&backends.kvm, budget.reserved, required, remedy,
+                       errp) ||
+        !check_backend(&backends.vhost, budget.reserved, required, remedy,
+                       errp)) {
+        return false;
+    }
+
+    /* Otherwise a wish of the user would be ignored without a word. */
+    if (warning) {
+        warn_report("%s", warning);
+    }
+    return true;
 }
