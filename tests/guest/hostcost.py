@@ -4,6 +4,7 @@
 import fcntl
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 from config import GIB, MIB
@@ -126,3 +127,20 @@ def mapped_memslots(vm, device='vm0'):
         raise AssertionError(f'{told} memslots-used, {counted} ranges in the '
                              'flat view')
     return counted
+
+
+def topology_changes(vm, action):
+    """(topology updates, memory slots KVM was told of) while action() runs.
+
+    The trace takes time; measure how long an action takes without it.
+    """
+    before = len(vm.log())
+    vm.trace('flatview_new', 'kvm_set_user_memory')
+    action()
+    vm.trace()
+    events = vm.log()[before:].splitlines()
+    # One update makes one flat view for each root of an address space.
+    roots = Counter(line.split('(root', 1)[1] for line in events
+                    if line.startswith('flatview_new'))
+    slots = sum('kvm_set_user_memory' in line for line in events)
+    return max(roots.values(), default=0), slots

@@ -248,6 +248,6 @@ class QtestVM:
 
 def has_property(binary, driver, name):
     """Whether a device of this binary knows a property."""
-    with QtestVM(binary, Machine(accel='qtest'), 'probe') as vm:
+    with QtestVM(binary, Machine(accel='tcg'), 'probe') as vm:
         known = vm.qmp.command('device-list-properties', typename=driver)
     return name in [entry['name'] for entry in known]
