@@ -3,15 +3,16 @@
 
 from config import GIB, MIB, MemDevice
 from guesttest import GuestTest, Settings
-from hostcost import (flat_ranges, mapped_memslots, metadata_of,
-                      settled_vmalloc_used, two_dimensional_paging,
-                      undisturbed)
+from hostcost import (address_spaces, flat_ranges, mapped_memslots,
+                      metadata_of, settled_vmalloc_used, topology_changes,
+                      two_dimensional_paging, undisturbed)
 from memory import device_infos
 from qtestvm import Machine, QtestVM, kvm_missing
 from virtiomem import (ACK, BATCH, ERROR, MIXED, NACK, PLUG, PLUGGED, STATE,
                        UNPLUG, UNPLUGGED, Request, VirtioMem)
 
 BLOCK = 2 * MIB
+DYNAMIC = {'dynamic-memslots': True}
 
 
 def machine(size, accel='kvm', **options):
@@ -86,6 +87,34 @@ class Kvm(GuestTest):
         """The same with an accelerator that every machine has."""
         self.plug_and_unplug(self.start(machine(4 * GIB, accel='tcg')))
 
+    def test_only_what_is_asked_for(self):
+        """However many slots a kick maps, it is one topology update.
+
+        And KVM hears of no slot but those that come or go.
+        """
+        vm = self.start(machine(256 * GIB, **DYNAMIC))
+        driver = VirtioMem(vm)
+        vm.qom_set('vm0', 'requested-size', 256 * GIB)
+        base = driver.config().address
+
+        def check(slots, mapped, action, *arguments):
+            changes = topology_changes(vm, lambda: action(*arguments))
+            self.assertEqual(changes, (min(slots, 1), slots))
+            self.assertEqual(mapped_memslots(vm), mapped)
+
+        check(1, 1, driver.plug, base + 7 * GIB, 1)
+        check(0, 1, driver.plug, base + 7 * GIB + BLOCK, 1)
+        # Neighbours on either side stay what they are.
+        check(1, 2, driver.plug, base + 8 * GIB, 1)
+        check(1, 3, driver.plug, base + 6 * GIB, 1)
+        check(0, 3, driver.unplug, base + 7 * GIB, 1)
+        check(1, 2, driver.unplug, base + 7 * GIB + BLOCK, 1)
+        check(3, 5, driver.plug, base + 10 * GIB - BLOCK, GIB // BLOCK + 2)
+        each = [(base + slot * GIB, 1) for slot in range(64, 64 + BATCH)]
+        check(BATCH, 5 + BATCH, driver.plug_batch, each)
+        check(BATCH, 5, driver.unplug_batch, each)
+        check(5, 0, driver.unplug_all)
+
     def kernel_memory(self, config, use):
         """What use(vm, read) returns; read() gives bytes of the kernel."""
         def measure(base):
@@ -98,28 +127,50 @@ class Kvm(GuestTest):
                           'kernel\'s memory in each of several attempts')
         return result
 
-    def test_whole_region_costs(self):
-        """With one slot for the region KVM has metadata for all of it."""
+    def above_without(self, config, steps):
+        """MiB of the kernel's memory with each size plugged.
+
+        That of a VM that has no device is taken off.
+        """
+        def read_all(vm, read):
+            driver = VirtioMem(vm)
+            vm.qom_set('vm0', 'requested-size', max(steps))
+            seen = []
+            for size in steps:
+                driver.unplug_all()
+                for part in driver.ranges(0, size):
+                    driver.plug(*part)
+                seen.append(read())
+            return seen
+
+        without = self.kernel_memory(config.changed(devices=[]),
+                                     lambda vm, read: read())
+        return [(seen - without) / MIB
+                for seen in self.kernel_memory(config, read_all)]
+
+    def require_metadata(self):
         if kvm_missing():
             self.skipTest(f'no KVM: {kvm_missing()}')
         if two_dimensional_paging():
             self.skipTest('KVM uses two-dimensional paging; what it '
                           'allocates then depends on the kernel')
+
+    def test_whole_region_costs(self):
+        """With one slot for the region KVM has metadata for all of it."""
+        self.require_metadata()
         size = 64 * GIB
         config = machine(size)
 
-        def read_all(vm, read):
-            driver = VirtioMem(vm)
-            vm.qom_set('vm0', 'requested-size', GIB)
-            unplugged = read()
-            driver.plug(driver.config().address, GIB // BLOCK)
-            return unplugged, read()
-
-        without = self.kernel_memory(config.changed(devices=[]),
-                                     lambda vm, read: read())
-        unplugged, plugged = self.kernel_memory(config, read_all)
         # One page per allocation is added by vmalloc; 2 % for everything.
-        for seen in (unplugged, plugged):
-            self.assertAlmostEqual((seen - without) / MIB,
-                                   metadata_of(size) / MIB,
+        for seen in self.above_without(config, (0, GIB)):
+            self.assertAlmostEqual(seen, metadata_of(size) / MIB,
                                    delta=metadata_of(size) / MIB / 50)
+
+    def test_only_plugged_memory_costs(self):
+        """What issue "Memslots" allows 1 TiB of possible memory to cost."""
+        self.require_metadata()
+        steps = (0, GIB, 64 * GIB, 0)
+        limits = (0.5, 2.6, 172, 0.5)
+        seen = self.above_without(machine(1024 * GIB, **DYNAMIC), steps)
+        for size, cost, limit in zip(steps, seen, limits):
+            self.assertLess(cost, limit * address_spaces(), f'{size} plugged')
