@@ -3,7 +3,7 @@
 
 from config import GIB, MIB, MemDevice
 from guesttest import GuestTest, Settings
-from hostcost import (address_spaces, flat_ranges, mapped_memslots,
+from hostcost import (QUIET, address_spaces, flat_ranges, mapped_memslots,
                       metadata_of, settled_vmalloc_used, topology_changes,
                       two_dimensional_paging, undisturbed)
 from memory import device_infos
@@ -122,7 +122,7 @@ class Kvm(GuestTest):
                 return use(vm, lambda: settled_vmalloc_used() - base)
 
         result, off_by = undisturbed(measure)
-        if off_by > MIB:
+        if off_by > QUIET:
             self.skipTest(f'others changed {off_by >> 10} KiB of the '
                           'kernel\'s memory in each of several attempts')
         return result
