@@ -169,7 +169,7 @@ void virtio_mem_discard_notify_discard_all(VirtIOMEM *vmem);
  */
 int virtio_mem_discard_replay(VirtIOMEM *vmem);
 
-/* -- virtio-mem-memslots: the region in parts; all without effect otherwise -- */
+/* -- virtio-mem-memslots: the region in parts; without effect otherwise -- */
 
 /**
  * virtio_mem_memslots_container - the region for the machine to map
@@ -204,7 +204,7 @@ void virtio_mem_memslots_init(VirtIOMEM *vmem);
 void virtio_mem_memslots_cleanup(VirtIOMEM *vmem);
 
 /**
- * virtio_mem_memslots_want - remember what virtio_mem_memslots_map_wanted() maps
+ * virtio_mem_memslots_want - choose what virtio_mem_memslots_map_wanted() maps
  * @vmem: the realized device
  * @range: blocks of the region, in any state
  */

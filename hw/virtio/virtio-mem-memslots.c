@@ -135,7 +135,8 @@ static int change_mapped(VirtIOMEM *vmem, const unsigned long *set, bool map)
     unsigned int i;
 
     memory_region_transaction_begin();
-    for (i = find_first_bit(set, nb); i < nb; i = find_next_bit(set, nb, i + 1)) {
+    for (i = find_first_bit(set, nb); i < nb;
+         i = find_next_bit(set, nb, i + 1)) {
         if (map) {
             add_alias(vmem, i);
         } else {
@@ -145,18 +146,35 @@ static int change_mapped(VirtIOMEM *vmem, const unsigned long *set, bool map)
     return memory_region_transaction_try_commit();
 }
 
-/* The same, and back to where it was if somebody refused. */
+static int change_one(VirtIOMEM *vmem, unsigned int i, bool map)
+{
+    const unsigned int nb = vmem->memslots.layout.nb_memslots;
+    g_autofree unsigned long *one = bitmap_new(nb);
+
+    set_bit(i, one);
+    return change_mapped(vmem, one, map);
+}
+
+/*
+ * The same, and back to where it was if somebody refused. If that is refused as
+ * well, nobody knows which of them the host has. For a single one it is easy:
+ * what it has it finds again, and what it does not have it does not miss. Some
+ * may then be mapped though they were not, or the other way round.
+ */
 static int change_or_revert(VirtIOMEM *vmem, const unsigned long *set, bool map)
 {
+    const unsigned int nb = vmem->memslots.layout.nb_memslots;
     int ret = change_mapped(vmem, set, map);
+    unsigned int i;
 
-    if (ret && change_mapped(vmem, set, !map) && !map) {
-        /*
-         * The host can neither let go of some nor take back others. Nothing in
-         * them is plugged: without is safe, and what the host still has of
-         * them it finds again when they are mapped the next time.
-         */
-        change_mapped(vmem, set, false);
+    if (!ret || !change_mapped(vmem, set, !map)) {
+        return ret;
+    }
+    for (i = find_first_bit(set, nb); i < nb;
+         i = find_next_bit(set, nb, i + 1)) {
+        if (change_one(vmem, i, map)) {
+            change_one(vmem, i, !map);
+        }
     }
     return ret;
 }
@@ -246,37 +264,34 @@ void virtio_mem_memslots_unmap_unused(VirtIOMEM *vmem, bool discard)
 {
     VirtIOMEMMemslots *slots = &vmem->memslots;
     const unsigned int nb = slots->layout.nb_memslots;
-    unsigned int i, nb_unused = 0;
+    g_autofree unsigned long *set = NULL;
+    unsigned int i;
     int ret;
 
-    if (!vmem->dynamic_memslots) {
+    if (!vmem->dynamic_memslots || bitmap_empty(slots->touched, nb)) {
         return;
     }
 
-    /* From here on @touched is the set of those that can go. */
-    bitmap_and(slots->touched, slots->touched, slots->mapped, nb);
+    /* From here on @touched is the set of those without a plugged block. */
     for (i = find_first_bit(slots->touched, nb); i < nb;
          i = find_next_bit(slots->touched, nb, i + 1)) {
         if (is_used(vmem, i)) {
             clear_bit(i, slots->touched);
-        } else {
-            nb_unused++;
         }
     }
-    if (!nb_unused) {
-        return;
-    }
 
-    ret = change_or_revert(vmem, slots->touched, false);
-    trace_virtio_mem_memslots_unmap(nb_unused, slots->nb_mapped, ret);
-    if (ret) {
-        /* They stay in @touched, and are tried again the next time. */
-        return;
+    set = bitmap_new(nb);
+    if (bitmap_and(set, slots->touched, slots->mapped, nb)) {
+        ret = change_or_revert(vmem, set, false);
+        trace_virtio_mem_memslots_unmap(bitmap_count_one(set, nb),
+                                        slots->nb_mapped, ret);
     }
-    if (discard) {
-        discard_memslots(vmem, slots->touched);
+    /* Also of those that were mapped for a moment, until somebody refused. */
+    if (discard && bitmap_andnot(set, slots->touched, slots->mapped, nb)) {
+        discard_memslots(vmem, set);
     }
-    bitmap_zero(slots->touched, nb);
+    /* What is left was refused, and is tried again the next time. */
+    bitmap_and(slots->touched, slots->touched, slots->mapped, nb);
 }
 
 void virtio_mem_memslots_cleanup(VirtIOMEM *vmem)

@@ -5,8 +5,8 @@
  * by the caller. Here each change is complete or did not happen: what can fail
  * comes first, the state last.
  *
- * Unmapping comes after all that, in virtio_mem_settle(). Were it done first, it
- * would have to be taken back where the discard fails, and that could fail,
+ * Unmapping comes after all that, in virtio_mem_settle(). Were it done first,
+ * it would have to be taken back where the discard fails, and that could fail,
  * too. What vCPUs populate between the discard and the unmapping is discarded
  * along with the latter.
  *
