@@ -14,7 +14,7 @@ binary := $(out)/qemu-system-x86_64
 
 .PHONY: help setup packages base tree build demo run refresh series lint lock
 .PHONY: check check-scripts check-unit check-qtest check-guest
-.PHONY: check-sanitizers clean distclean
+.PHONY: check-sanitizers bench clean distclean
 
 help:
 	@scripts/help
@@ -57,6 +57,9 @@ check-guest: build
 check-sanitizers: export SANITIZERS = 1
 check-sanitizers: build
 	@scripts/check unit qtest
+
+bench: build
+	@tests/bench/run --binary $(binary) $(BENCH)
 
 run: build
 	@scripts/run-guest --binary $(binary)
