@@ -29,3 +29,10 @@ def guest_image(arch):
         raise ImageMissing(lines[-1])
     directory = REPO / 'build' / 'guest' / debian
     return directory / 'linux', directory / 'initramfs.gz'
+
+
+def compressed_kernel(arch):
+    """The guest's kernel in the form that kexec_file_load() takes."""
+    guest_image(arch)
+    boot = REPO / 'build' / 'guest' / DEBIAN_ARCH[arch] / 'kernel' / 'boot'
+    return next(boot.glob('vmlinuz-*'))
