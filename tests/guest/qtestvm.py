@@ -8,6 +8,7 @@ each.
 """
 
 import base64
+import os
 import select
 import shutil
 import signal
@@ -148,6 +149,8 @@ class QtestVM:
         self.qmp = None
         self.qtest = None
         self.command = []
+        # Variables that the process has beside ours.
+        self.environment = {}
         self.start_seconds = None
 
     def start(self):
@@ -167,6 +170,7 @@ class QtestVM:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stderr,
                 stderr=stderr, preexec_fn=die_with_parent,
+                env={**os.environ, **self.environment},
                 pass_fds=[qmp_theirs.fileno(), qtest_theirs.fileno()])
         # Popen returns as soon as exec has succeeded.
         started = time.monotonic()
@@ -200,6 +204,11 @@ class QtestVM:
 
     def __exit__(self, *_):
         self.stop()
+
+    def check_alive(self):
+        if self.process.poll() is not None:
+            raise VMDied(f'{self.name} ended with status '
+                         f'{self.process.returncode}: {self.stderr()[-500:]}')
 
     @property
     def pid(self):

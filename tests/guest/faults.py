@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A QEMU process whose system calls fail on command, see faults.c."""
+
+import ctypes
+import mmap
+import subprocess
+from pathlib import Path
+
+from qtestvm import QtestVM
+
+SOURCE = Path(__file__).with_name('faults.c')
+
+ORDERS = ('nr_memslots', 'create_nth', 'create_from', 'create_to',
+          'delete_from', 'delete_to', 'discard_errno', 'populate_errno')
+COUNTS = ('memslots', 'memslot_bytes', 'changes', 'refused')
+
+
+class Control(ctypes.Structure):
+    """Struct control of faults.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ORDERS + COUNTS]
+
+
+class CompilerMissing(Exception):
+    """The library could not be compiled."""
+
+
+def compile_library(directory):
+    """The path of the library, made in a directory."""
+    library = Path(directory) / 'faults.so'
+    try:
+        subprocess.run(['gcc', '-shared', '-fPIC', '-O2', '-Wall', '-Werror',
+                        '-o', library, SOURCE], check=True, timeout=120,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       text=True)
+    except FileNotFoundError:
+        raise CompilerMissing('gcc is not installed') from None
+    except subprocess.CalledProcessError as error:
+        raise AssertionError(f'{SOURCE.name}: {error.stdout}') from None
+    return library
+
+
+class FaultyVM(QtestVM):
+    """faults.create_nth = 3 orders, faults.refused tells."""
+
+    def __init__(self, binary, machine=None, name='faulty', **orders):
+        super().__init__(binary, machine, name)
+        path = self.directory / 'control'
+        path.write_bytes(bytes(ctypes.sizeof(Control)))
+        with open(path, 'r+b') as file:
+            self._shared = mmap.mmap(file.fileno(), 0)
+        self.faults = Control.from_buffer(self._shared)
+        self.order(**orders)
+        self.environment['FAULTS_CONTROL'] = str(path)
+        self.environment['LD_PRELOAD'] = str(compile_library(self.directory))
+
+    def order(self, **orders):
+        """Exactly these from now on; nr_memslots is read at start only."""
+        unknown = set(orders) - set(ORDERS)
+        if unknown:
+            raise ValueError(f'no such orders: {unknown}')
+        for name in ORDERS:
+            setattr(self.faults, name, orders.get(name, 0))
+
+    def lift(self):
+        self.order()
+
+    def memslots(self):
+        """(number, bytes) of the memslots that the kernel has."""
+        return self.faults.memslots, self.faults.memslot_bytes
