@@ -35,7 +35,7 @@ BASE_QTESTS = ("device-introspect-test", "numa-test", "qmp-cmd-test",
                "machine-none-test", "q35-test", "i440fx-test", "qmp-test",
                "qom-test")
 TOOLS = ("qemu-img", "storage-daemon/qemu-storage-daemon",
-         "contrib/vhost-user-blk/vhost-user-blk")
+         "contrib/vhost-user-blk/vhost-user-blk", "tests/bench/vu-lookup")
 OUR_TEST = re.compile(
     r"tests/(unit/test-(virtio-mem|memory-device|memslot|libvhost-user)"
     r"[^/.]*"
