@@ -19,7 +19,10 @@
 /* Enough for the front-ends that send one table of all regions. */
 #define FIRST_ALLOCATION 8
 
-/* Regions move in the array whenever one is added or removed. */
+/*
+ * To do when the array moves, or an entry at its end is no region any more. A
+ * hint whose region moved within the array is only a bad one.
+ */
 static void forget_hints(VuMemory *mem)
 {
     static const VuDevRegion empty;
@@ -393,7 +396,6 @@ const char *vu_memory_add(VuMemory *mem, const VuDevRegion *want, int fd,
             (mem->nregions - key) * sizeof(*mem->by_qva));
     mem->by_qva[key] = (VuMemoryKey) { .qva = want->qva, .gpa = want->gpa };
     mem->nregions++;
-    forget_hints(mem);
     mem->qva_aliases = aliases;
     if (added) {
         *added = &mem->regions[index];

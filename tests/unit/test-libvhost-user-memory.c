@@ -149,8 +149,11 @@ static VhostUserMemoryRegion random_region(bool aliases)
         .mmap_offset = stamps(MODEL_FILE - 512 * KiB),
     };
 
-    region.userspace_addr = QVA + (aliases ? region.mmap_offset
-                                           : stamps(2 * MODEL_SPACE));
+    if (aliases && g_test_rand_int_range(0, 4)) {
+        region.userspace_addr = QVA + 4 * MODEL_SPACE + region.mmap_offset;
+    } else {
+        region.userspace_addr = QVA + stamps(2 * MODEL_SPACE);
+    }
     return region;
 }
 
