@@ -75,7 +75,7 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
     info->memslots_used = virtio_mem_get_used_memslots(vmem);
 }
 
-bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
+bool virtio_mem_check_unplug(VirtIOMEM *vmem, Error **errp)
 {
     const uint64_t size = virtio_mem_blocks_plugged_size(&vmem->blocks);
     const char *obstacle = NULL;
@@ -86,6 +86,12 @@ bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
         obstacle = "some of its memory is still plugged";
     } else if (vmem->requested_size) {
         obstacle = "'" VIRTIO_MEM_REQUESTED_SIZE_PROP "' != '0'";
+    } else if (vmem->dynamic_memslots) {
+        /* The region goes in a transaction that cannot be refused any more. */
+        virtio_mem_settle(vmem);
+        if (virtio_mem_get_used_memslots(vmem)) {
+            obstacle = "the host has not let go of all its memory slots";
+        }
     }
 
     if (obstacle) {

@@ -213,8 +213,9 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
  * agrees, too, it sets the proxy's pending_deleted_event (PCIe and ACPI do),
  * and the requested size is fixed until the device is gone or the system reset.
  *
- * Returns: true if nothing is plugged and nothing requested.
+ * Returns: true if nothing is plugged, nothing requested, and no memslot is
+ * mapped; one that KVM refused to let go of is tried once more.
  */
-bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp);
+bool virtio_mem_check_unplug(VirtIOMEM *vmem, Error **errp);
 
 #endif /* HW_VIRTIO_MEM_H */
