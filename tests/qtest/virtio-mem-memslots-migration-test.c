@@ -211,13 +211,32 @@ static void test_nothing_plugged(void)
 
 /* -- while it runs -- */
 
+/* Several at once are as busy as each of them, and nothing is mapped ahead. */
+static void assert_batch_busy(QVirtioMem *vmem, uint64_t addr)
+{
+    QVirtioMemRequest reqs[2];
+    int i;
+
+    qvirtio_mem_begin_batch(vmem);
+    for (i = 0; i < 2; i++) {
+        reqs[i] = qvirtio_mem_queue_request(vmem, VIRTIO_MEM_REQ_PLUG,
+                                            addr + i * BLOCK_SIZE, 1);
+    }
+    qvirtio_mem_kick(vmem);
+    for (i = 0; i < 2; i++) {
+        assert_busy(qvirtio_mem_wait_response(vmem, &reqs[i], NULL));
+    }
+}
+
 static void test_while_active(void)
 {
     VMemMachine *m = start_side(&dynamic, false);
     QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
     QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, SLOTS * SLOT_BLOCKS);
+    unsigned maps;
 
     plug_some(vmem, &c);
+    maps = vmem_machine_count_in_log(m, "virtio_mem_memslots_map");
     vmem_qmp_ok(m, "migrate-set-parameters", "{ 'max-bandwidth': 1000 }");
     vmem_qmp_ok(m, "migrate", "{ 'uri': 'exec:cat >/dev/null' }");
     vmem_wait_migration(m, "active");
@@ -227,7 +246,10 @@ static void test_while_active(void)
     assert_side(m, &dynamic, dynamic.used);
     assert_busy(qvirtio_mem_unplug(vmem, block_addr(&c, 3), 1));
     assert_busy(qvirtio_mem_unplug_all(vmem));
+    assert_batch_busy(vmem, c.addr + 4 * GiB);
     assert_side(m, &dynamic, dynamic.used);
+    g_assert_cmpint(vmem_machine_count_in_log(m, "virtio_mem_memslots_map"),
+                    ==, maps);
     vmem_machine_reset(m);
     assert_side(m, &dynamic, dynamic.used);
     assert_some(vmem, &c);
