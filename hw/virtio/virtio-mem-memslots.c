@@ -205,15 +205,24 @@ int virtio_mem_memslots_map_wanted(VirtIOMEM *vmem)
 {
     VirtIOMEMMemslots *slots = &vmem->memslots;
     const unsigned int nb = slots->layout.nb_memslots;
+    g_autofree unsigned long *missing = NULL;
     int ret = 0;
 
     if (!vmem->dynamic_memslots) {
         return 0;
     }
 
-    if (bitmap_andnot(slots->wanted, slots->wanted, slots->mapped, nb)) {
-        ret = change_or_revert(vmem, slots->wanted, true);
-        trace_virtio_mem_memslots_map(bitmap_count_one(slots->wanted, nb),
+    missing = bitmap_new(nb);
+    if (bitmap_andnot(missing, slots->wanted, slots->mapped, nb)) {
+        /*
+         * A guest that plugs and unplugs one block in many places must not have
+         * all of them mapped until the end of a batch.
+         */
+        bitmap_andnot(slots->touched, slots->touched, slots->wanted, nb);
+        virtio_mem_memslots_unmap_unused(vmem, true);
+
+        ret = change_or_revert(vmem, missing, true);
+        trace_virtio_mem_memslots_map(bitmap_count_one(missing, nb),
                                       slots->nb_mapped, ret);
         /* Whether they get to hold a plugged block is to be seen. */
         bitmap_or(slots->touched, slots->touched, slots->wanted, nb);

@@ -364,6 +364,31 @@ static void test_refused(void)
     tear_down(&f);
 }
 
+/*
+ * One block that moves through all of the region while the requests of a batch
+ * are answered: it is in one memslot at a time.
+ */
+static void test_moving_block(void)
+{
+    Entry entries[MAX_REQUESTS];
+    Fixture f;
+    int i;
+
+    set_up(&f);
+    qvirtio_mem_set_requested_size(f.vmem, BLOCK_SIZE);
+    for (i = 0; i < MAX_REQUESTS; i++) {
+        entries[i] = (Entry) {
+            i % 2 ? VIRTIO_MEM_REQ_UNPLUG : VIRTIO_MEM_REQ_PLUG, 1,
+            block_of(&f, i / 2, 0),
+        };
+    }
+    run_batch(&f, entries, MAX_REQUESTS);
+    assert_used(&f, 0);
+    /* The next and the one before, which may go at the end only. */
+    g_assert_cmpint(max_mapped(&f), <=, 2);
+    tear_down(&f);
+}
+
 /* -- malformed requests -- */
 
 static QVirtioMemRequest queue_too_short(Fixture *f)
@@ -432,6 +457,8 @@ int main(int argc, char **argv)
                    test_more_than_requested);
     qtest_add_func("/virtio-mem/memslots/batch/refused", test_refused);
     qtest_add_func("/virtio-mem/memslots/batch/malformed", test_malformed);
+    qtest_add_func("/virtio-mem/memslots/batch/moving-block",
+                   test_moving_block);
 
     return g_test_run();
 }
