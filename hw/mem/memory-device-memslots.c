@@ -9,7 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "hw/mem/memory-device.h"
 #include "hw/mem/memslot-budget.h"
@@ -195,7 +194,7 @@ static bool check_backend(const Backend *backend, unsigned int reserved,
 
 bool memory_device_decide_memslots(MemoryDeviceState *md,
                                    const GPtrArray *plugged, uint64_t size,
-                                   uint64_t space, Error **errp)
+                                   uint64_t space, char **warning, Error **errp)
 {
     const Backends backends = ask_backends();
     MemslotBudget budget = {
@@ -204,13 +203,13 @@ bool memory_device_decide_memslots(MemoryDeviceState *md,
                          backends.fullest_vhost.available),
         .space = space,
     };
-    g_autofree char *warning = NULL;
+    g_autofree char *why_one = NULL;
     const char *remedy;
     unsigned int required;
 
     sum_up(plugged, &budget.required, &budget.reserved);
     if (MEMORY_DEVICE_GET_CLASS(md)->decide_memslots) {
-        warning = decide(md, &budget, size, &backends);
+        why_one = decide(md, &budget, size, &backends);
     }
 
     required = required_memslots(md);
@@ -224,10 +223,7 @@ bool memory_device_decide_memslots(MemoryDeviceState *md,
         return false;
     }
 
-    /* Otherwise a wish of the user would be ignored without a word. */
-    if (warning) {
-        warn_report("%s", warning);
-    }
+    *warning = g_steal_pointer(&why_one);
     return true;
 }
 

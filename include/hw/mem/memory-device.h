@@ -202,17 +202,19 @@ GPtrArray *memory_devices_collect(void);
  * @plugged: all realized memory devices
  * @size: of the region of @md, in bytes
  * @space: what @plugged leave of the space for memory devices, in bytes
+ * @warning: set to what the user should know if @md wanted more than one
+ *           memslot and has to do with one, to be freed; or to NULL
  * @errp: set if KVM or a vhost backend has too few free memslots; has the name
  *        and the numbers
  *
- * Called by memory_device_pre_plug(), under the BQL. Warns if @md wanted more
- * than one memslot and has to do with one.
+ * Called by memory_device_pre_plug(), under the BQL.
  *
  * Returns: false with @errp set if the device cannot be plugged.
  */
 bool memory_device_decide_memslots(MemoryDeviceState *md,
                                    const GPtrArray *plugged, uint64_t size,
-                                   uint64_t space, Error **errp);
+                                   uint64_t space, char **warning,
+                                   Error **errp);
 
 /**
  * memory_devices_check_backend - may this vhost backend join?
