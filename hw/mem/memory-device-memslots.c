@@ -9,7 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "hw/mem/memory-device.h"
 #include "hw/mem/memslot-budget.h"
@@ -35,31 +34,39 @@ typedef struct Backend {
 /**
  * typedef Backends - all of them
  * @kvm: without a limit where KVM is not used
- * @vhost: the smallest of all vhost backends; without a limit if there is none
+ * @smallest_vhost: the vhost backend with the fewest memslots; without a limit
+ *                  if there is none, like the next one
+ * @fullest_vhost: the vhost backend with the fewest that have no user
  */
 typedef struct Backends {
     Backend kvm;
-    Backend vhost;
+    Backend smallest_vhost;
+    Backend fullest_vhost;
 } Backends;
 
 static Backends ask_backends(void)
 {
     const bool kvm = kvm_enabled();
-
-    return (Backends) {
+    Backends backends = {
         .kvm = {
             .name = "hypervisor",
             .remedy = "",
             .max = kvm ? kvm_get_max_memslots() : UINT_MAX,
             .available = kvm ? kvm_get_free_memslots() : UINT_MAX,
         },
-        .vhost = {
-            .name = "a used vhost backend",
+        .smallest_vhost = { .available = UINT_MAX },
+        .fullest_vhost = {
             .remedy = ", or use a backend that allows more",
-            .max = vhost_get_max_memslots(),
-            .available = vhost_get_free_memslots(),
+            .max = UINT_MAX,
         },
     };
+
+    backends.smallest_vhost.max =
+        vhost_get_max_memslots(&backends.smallest_vhost.name);
+    backends.fullest_vhost.available =
+        vhost_get_free_memslots(&backends.fullest_vhost.name,
+                                &backends.fullest_vhost.max);
+    return backends;
 }
 
 /* -- what devices take -- */
@@ -94,18 +101,9 @@ static void sum_up(const GPtrArray *plugged, unsigned int *required,
     *reserved = *required - MIN(*required, used);
 }
 
-unsigned int memory_devices_get_reserved_memslots(void)
+/* Has a device relied on there being many memslots? */
+static bool decision_for_many_active(const GPtrArray *plugged)
 {
-    g_autoptr(GPtrArray) plugged = memory_devices_collect();
-    unsigned int required, reserved;
-
-    sum_up(plugged, &required, &reserved);
-    return reserved;
-}
-
-bool memory_devices_memslot_auto_decision_active(void)
-{
-    g_autoptr(GPtrArray) plugged = memory_devices_collect();
     guint i;
 
     for (i = 0; i < plugged->len; i++) {
@@ -128,8 +126,8 @@ static char *explain(MemslotBudgetReason reason, const MemslotBudget *budget,
 
     switch (reason) {
     case MEMSLOT_BUDGET_TOTAL_TOO_SMALL:
-        least = backends->kvm.max <= backends->vhost.max ? &backends->kvm
-                                                         : &backends->vhost;
+        least = backends->kvm.max <= backends->smallest_vhost.max
+                ? &backends->kvm : &backends->smallest_vhost;
         return g_strdup_printf("%s has only %u memory slots, but more than one"
                                " for a device takes at least %u in total",
                                least->name, least->max,
@@ -140,8 +138,8 @@ static char *explain(MemslotBudgetReason reason, const MemslotBudget *budget,
                                budget->required,
                                MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT);
     case MEMSLOT_BUDGET_NONE_FREE:
-        least = backends->kvm.available <= backends->vhost.available
-                ? &backends->kvm : &backends->vhost;
+        least = backends->kvm.available <= backends->fullest_vhost.available
+                ? &backends->kvm : &backends->fullest_vhost;
         return g_strdup_printf("%s has %u free memory slots (of %u), and"
                                " plugged memory devices have reserved %u",
                                least->name, least->available, least->max,
@@ -196,21 +194,22 @@ static bool check_backend(const Backend *backend, unsigned int reserved,
 
 bool memory_device_decide_memslots(MemoryDeviceState *md,
                                    const GPtrArray *plugged, uint64_t size,
-                                   uint64_t space, Error **errp)
+                                   uint64_t space, char **warning, Error **errp)
 {
     const Backends backends = ask_backends();
     MemslotBudget budget = {
-        .total = MIN(backends.kvm.max, backends.vhost.max),
-        .available = MIN(backends.kvm.available, backends.vhost.available),
+        .total = MIN(backends.kvm.max, backends.smallest_vhost.max),
+        .available = MIN(backends.kvm.available,
+                         backends.fullest_vhost.available),
         .space = space,
     };
-    g_autofree char *warning = NULL;
+    g_autofree char *why_one = NULL;
     const char *remedy;
     unsigned int required;
 
     sum_up(plugged, &budget.required, &budget.reserved);
     if (MEMORY_DEVICE_GET_CLASS(md)->decide_memslots) {
-        warning = decide(md, &budget, size, &backends);
+        why_one = decide(md, &budget, size, &backends);
     }
 
     required = required_memslots(md);
@@ -219,14 +218,44 @@ bool memory_device_decide_memslots(MemoryDeviceState *md,
              : "remove memory devices";
     if (!check_backend(&backends.kvm, budget.reserved, required, remedy,
                        errp) ||
-        !check_backend(&backends.vhost, budget.reserved, required, remedy,
-                       errp)) {
+        !check_backend(&backends.fullest_vhost, budget.reserved, required,
+                       remedy, errp)) {
         return false;
     }
 
-    /* Otherwise a wish of the user would be ignored without a word. */
-    if (warning) {
-        warn_report("%s", warning);
+    *warning = g_steal_pointer(&why_one);
+    return true;
+}
+
+/* -- what a new backend has to have -- */
+
+bool memory_devices_check_backend(const char *name, unsigned int limit,
+                                  unsigned int used, Error **errp)
+{
+    g_autoptr(GPtrArray) plugged = memory_devices_collect();
+    unsigned int required, reserved;
+
+    sum_up(plugged, &required, &reserved);
+    if (limit < MEMORY_DEVICES_SAFE_MAX_MEMSLOTS &&
+        decision_for_many_active(plugged)) {
+        error_setg(errp, "%s allows only %u memory slots (used %u, reserved by"
+                   " plugged memory devices %u), but some memory device (like"
+                   " virtio-mem) decided how many memory slots to use based on"
+                   " the overall number of memory slots, at least %u", name,
+                   limit, used, reserved, MEMORY_DEVICES_SAFE_MAX_MEMSLOTS);
+        error_append_hint(errp, "Try plugging this vhost backend before"
+                          " plugging such memory devices.\n");
+        return false;
+    }
+    if (limit < used || limit - used < reserved) {
+        error_setg(errp, "vhost backend memory slots limit is less than current"
+                   " number of present memory slots: %s allows %u, used %u,"
+                   " reserved by plugged memory devices %u", name, limit, used,
+                   reserved);
+        error_append_hint(errp, "Remove memory devices, lower their"
+                          " 'max-memslots', or use a backend that allows"
+                          " more.\n");
+        return false;
     }
     return true;
 }

@@ -270,6 +270,7 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
     g_autoptr(GPtrArray) plugged = memory_devices_collect();
     Placement placement = { .plugged = plugged };
     MemoryRegion *mr = device_region(md, errp);
+    g_autofree char *warning = NULL;
     uint64_t addr, left;
 
     if (!mr) {
@@ -289,7 +290,7 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
     placement.size = memory_region_size(mr);
     if (!check_free_space(&placement, ms, &left, errp) ||
         !memory_device_decide_memslots(md, plugged, placement.size, left,
-                                       errp)) {
+                                       &warning, errp)) {
         return;
     }
 
@@ -307,8 +308,13 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
     }
 
     mdc->set_addr(md, addr, errp);
-    if (!*errp) {
-        trace_memory_device_pre_plug(device_id(md), addr);
+    if (*errp) {
+        return;
+    }
+    trace_memory_device_pre_plug(device_id(md), addr);
+    /* Otherwise a wish of the user would be ignored without a word. */
+    if (warning) {
+        warn_report("%s", warning);
     }
 }
 

@@ -214,7 +214,9 @@ void virtio_mem_memslots_want(VirtIOMEM *vmem, VirtIOMEMRange range);
  * virtio_mem_memslots_map_wanted - map what was wanted since the last call
  * @vmem: the realized device
  *
- * One transaction, or none if all of it is mapped. Listeners that register for
+ * One transaction, or none if all of it is mapped; and before it one for what
+ * virtio_mem_memslots_unmap_unused() finds, so that a guest cannot have more
+ * mapped than it can use. Listeners that register for
  * a new section are told only of blocks that are plugged already.
  *
  * Returns: 0; or a negative errno where KVM cannot take a memslot (-ENOSPC: has

@@ -33,8 +33,13 @@ MemoryRegion *virtio_mem_memslots_container(VirtIOMEM *vmem)
     }
 
     if (!slots->has_container) {
-        memory_region_init(&slots->container, OBJECT(vmem), CONTAINER_NAME,
-                           memory_region_size(mr));
+        /*
+         * It is there, also where nothing is mapped in it, and covers what is
+         * below: as without memslots, and so that to map one never uncovers or
+         * covers memory of others.
+         */
+        memory_region_init_io(&slots->container, OBJECT(vmem), NULL, NULL,
+                              CONTAINER_NAME, memory_region_size(mr));
         /* The guest sees the same addresses with and without memslots. */
         slots->container.align = memory_region_get_alignment(mr);
         slots->has_container = true;
@@ -172,8 +177,9 @@ static int change_or_revert(VirtIOMEM *vmem, const unsigned long *set, bool map)
     }
     for (i = find_first_bit(set, nb); i < nb;
          i = find_next_bit(set, nb, i + 1)) {
-        if (change_one(vmem, i, map)) {
-            change_one(vmem, i, !map);
+        if (change_one(vmem, i, map) && change_one(vmem, i, !map) && map) {
+            /* One address space has it, another has not: it can still go. */
+            change_one(vmem, i, true);
         }
     }
     return ret;
@@ -205,15 +211,24 @@ int virtio_mem_memslots_map_wanted(VirtIOMEM *vmem)
 {
     VirtIOMEMMemslots *slots = &vmem->memslots;
     const unsigned int nb = slots->layout.nb_memslots;
+    g_autofree unsigned long *missing = NULL;
     int ret = 0;
 
     if (!vmem->dynamic_memslots) {
         return 0;
     }
 
-    if (bitmap_andnot(slots->wanted, slots->wanted, slots->mapped, nb)) {
-        ret = change_or_revert(vmem, slots->wanted, true);
-        trace_virtio_mem_memslots_map(bitmap_count_one(slots->wanted, nb),
+    missing = bitmap_new(nb);
+    if (bitmap_andnot(missing, slots->wanted, slots->mapped, nb)) {
+        /*
+         * A guest that plugs and unplugs one block in many places must not have
+         * all of them mapped until the end of a batch.
+         */
+        bitmap_andnot(slots->touched, slots->touched, slots->wanted, nb);
+        virtio_mem_memslots_unmap_unused(vmem, true);
+
+        ret = change_or_revert(vmem, missing, true);
+        trace_virtio_mem_memslots_map(bitmap_count_one(missing, nb),
                                       slots->nb_mapped, ret);
         /* Whether they get to hold a plugged block is to be seen. */
         bitmap_or(slots->touched, slots->touched, slots->wanted, nb);

@@ -22,6 +22,7 @@
 #include "sysemu/numa.h"
 #include "sysemu/reset.h"
 #include "sysemu/runstate.h"
+#include "sysemu/sysemu.h"
 #include "virtio-mem-internal.h"
 #include CONFIG_DEVICES
 
@@ -75,7 +76,7 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
     info->memslots_used = virtio_mem_get_used_memslots(vmem);
 }
 
-bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
+bool virtio_mem_check_unplug(VirtIOMEM *vmem, Error **errp)
 {
     const uint64_t size = virtio_mem_blocks_plugged_size(&vmem->blocks);
     const char *obstacle = NULL;
@@ -86,6 +87,12 @@ bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp)
         obstacle = "some of its memory is still plugged";
     } else if (vmem->requested_size) {
         obstacle = "'" VIRTIO_MEM_REQUESTED_SIZE_PROP "' != '0'";
+    } else if (vmem->dynamic_memslots) {
+        /* The region goes in a transaction that cannot be refused any more. */
+        virtio_mem_settle(vmem);
+        if (virtio_mem_get_used_memslots(vmem)) {
+            obstacle = "the host has not let go of all its memory slots";
+        }
     }
 
     if (obstacle) {
@@ -202,15 +209,19 @@ static bool begin_discarding(VirtIOMEM *vmem, Error **errp)
     return true;
 }
 
-static void virtio_mem_system_reset(void *opaque)
+/* Before the buses are reset. */
+static void forget_removal_request(void *opaque)
 {
-    VirtIOMEM *vmem = opaque;
-
     /*
      * PCIe forgets a request for removal at reset. ACPI does not, but removes
      * the device itself then.
      */
-    virtio_mem_proxy(vmem)->pending_deleted_event = false;
+    virtio_mem_proxy(opaque)->pending_deleted_event = false;
+}
+
+static void virtio_mem_system_reset(void *opaque)
+{
+    VirtIOMEM *vmem = opaque;
 
     /* If it cannot be done now, the driver will ask for it: UNPLUG_ALL. */
     if (!virtio_mem_migration_busy() &&
@@ -218,6 +229,18 @@ static void virtio_mem_system_reset(void *opaque)
         virtio_mem_unplug_all(vmem, true);
         virtio_mem_settle(vmem);
     }
+}
+
+static void register_reset(Notifier *notifier, void *data)
+{
+    /*
+     * Now, so that it is called after the reset of all buses. Before, other
+     * devices may be at work in memory of ours: one in a thread of its own
+     * would wait for us when that memory is not mapped any more, and we for it
+     * when it is its turn to be reset.
+     */
+    qemu_register_reset(virtio_mem_system_reset,
+                        container_of(notifier, VirtIOMEM, machine_ready));
 }
 
 static void virtio_mem_vm_state_changed(void *opaque, bool running,
@@ -261,7 +284,9 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
 
     host_memory_backend_set_mapped(vmem->memdev, true);
     vmstate_register_ram(mr, dev);
-    qemu_register_reset(virtio_mem_system_reset, vmem);
+    qemu_register_reset(forget_removal_request, vmem);
+    vmem->machine_ready.notify = register_reset;
+    qemu_add_machine_init_done_notifier(&vmem->machine_ready);
     vmem->vm_state = qdev_add_vm_change_state_handler(
         dev, virtio_mem_vm_state_changed, vmem);
 
@@ -286,7 +311,9 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     }
 
     qemu_del_vm_change_state_handler(vmem->vm_state);
+    qemu_remove_machine_init_done_notifier(&vmem->machine_ready);
     qemu_unregister_reset(virtio_mem_system_reset, vmem);
+    qemu_unregister_reset(forget_removal_request, vmem);
     vmstate_unregister_ram(mr, dev);
     host_memory_backend_set_mapped(vmem->memdev, false);
 

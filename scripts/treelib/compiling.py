@@ -37,7 +37,7 @@ BASE_QTESTS = ("device-introspect-test", "numa-test", "qmp-cmd-test",
 TOOLS = ("qemu-img", "storage-daemon/qemu-storage-daemon",
          "contrib/vhost-user-blk/vhost-user-blk", "tests/bench/vu-lookup")
 OUR_TEST = re.compile(
-    r"tests/(unit/test-(virtio-mem|memory-device|memslot|libvhost-user)"
+    r"tests/(unit/test-(virtio-mem|vhost|libvhost-user|memory-device|memslot)"
     r"[^/.]*"
     r"|qtest/virtio-mem-[^/.]*-test)")
 

@@ -52,7 +52,7 @@ struct control {
 static struct control *control;
 static uint64_t slot_size[MAX_MEMSLOTS];
 
-__attribute__((constructor)) static void map_control(void)
+static void __attribute__((constructor)) map_control(void)
 {
     const char *path = getenv("FAULTS_CONTROL");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU process whose devices are driven from outside, without a guest.
 
-The VM never runs (-S), so this works with every accelerator, and with KVM
+The VM does not run (-S), so this works with every accelerator, and with KVM
 its memory slots are those of a VM that does run.  What a guest would do
 comes through the qtest protocol: port and memory accesses, one text line
-each.
+each.  A vhost backend is only started in a VM that runs: the accelerator
+qtest runs one without processors.
 """
 
 import base64
@@ -38,9 +39,10 @@ def kvm_missing():
 
 @dataclass
 class Machine:
-    """A q35 machine that is never run, and what is in it."""
+    """A q35 machine without a guest, and what is in it."""
 
     accel: str = 'kvm'
+    running: bool = False
     # The address bits that a guest physical address beyond 1 TiB takes.
     cpu: str = 'qemu64,phys-bits=46'
     memory: int = GIB
@@ -55,9 +57,10 @@ class Machine:
         size = f'{self.memory // MIB}M'
         if self.max_memory:
             size += f',maxmem={self.max_memory // MIB}M'
-        arguments = ['-S', '-nodefaults', '-no-user-config',
-                     '-display', 'none', '-machine', MACHINES['q35'],
-                     '-accel', self.accel, '-m', size]
+        arguments = [*([] if self.running else ['-S']), '-nodefaults',
+                     '-no-user-config', '-display', 'none',
+                     '-machine', MACHINES['q35'], '-accel', self.accel,
+                     '-m', size]
         # Only KVM and TCG have processors to choose from.
         if self.accel != 'qtest':
             arguments += ['-cpu', self.cpu]

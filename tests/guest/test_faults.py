@@ -8,12 +8,13 @@ import errno
 
 import migration
 import pciaccess
-from config import GIB, MIB
+from config import GIB, MACHINES, MIB
 from faults import CompilerMissing, FaultyVM
 from guesttest import GuestTest, Settings
 from hostmem import HostMemory, SharedHostMemory
 from memory import device_infos, plugged_size
 from memslots import dynamic, mapped_aliases, memslots
+from qmp import QmpError
 from qtestvm import Machine, kvm_missing
 from virtiomem import (ACK, BUSY, MIXED, PLUG, PLUGGED, UNPLUG,
                        UNPLUG_ALL, UNPLUGGED, Request, VirtioMem)
@@ -204,6 +205,27 @@ class Faults(GuestTest):
                 driver = VirtioMem(vm)
                 driver.state(base, 1)
                 self.assertEqual(self.seen(vm, driver), before)
+
+    def test_remove_device(self):
+        """A device with a memslot that cannot be deleted is not removed."""
+        # Whose PCI slots ACPI ejects when this port is written.
+        port, i440fx = 0xae08, ['-machine', MACHINES['pc']]
+        vm = self.start(machine(small(), extra=i440fx))
+        vm.qom_set('vm0', 'requested-size', BLOCK)
+        driver = VirtioMem(vm)
+        base = driver.config().address
+        driver.plug(base, 1)
+        vm.order(delete_from=base, delete_to=base + GIB)
+        vm.qom_set('vm0', 'requested-size', 0)
+        driver.unplug(base, 1)
+        for _ in range(2):
+            with self.assertRaisesRegex(QmpError, 'memory slots'):
+                vm.qmp.command('device_del', id='vm0')
+        self.assertEqual(memslots(vm), (8, 1))
+        vm.lift()
+        vm.qmp.command('device_del', id='vm0')
+        vm.qtest.out(4, port, 1 << driver.pci.slot)
+        self.assertEqual(device_infos(vm), {})
 
     # -- the number of memslots -------------------------------------------
 

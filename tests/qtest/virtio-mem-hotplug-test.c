@@ -6,7 +6,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "qapi/qmp/qlist.h"
 #include "virtio-mem-machine.h"
 
 #define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
@@ -26,28 +25,6 @@ static char *device_del(VMemMachine *m)
     return vmem_qmp_error(m, "device_del", "{ 'id': 'vm0' }");
 }
 
-/* The entry of query-memory-devices for @id; the caller owns it. */
-static QDict *device_info(VMemMachine *m, const char *id)
-{
-    QList *list = vmem_query_devices(m);
-    QDict *found = NULL;
-    const QListEntry *e;
-
-    QLIST_FOREACH_ENTRY(list, e) {
-        QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
-        QDict *info = qdict_get_qdict(entry, "data");
-
-        g_assert_cmpstr(qdict_get_str(entry, "type"), ==, "virtio-mem");
-        g_assert_true(qdict_haskey(info, "id"));
-        if (g_str_equal(qdict_get_str(info, "id"), id)) {
-            g_assert_null(found);
-            found = qobject_ref(info);
-        }
-    }
-    qobject_unref(list);
-    return found;
-}
-
 /* What a runtime such as Kata does: nothing is given but what has to be. */
 static void hot_add(VMemMachine *m, const char *bus)
 {
@@ -57,8 +34,7 @@ static void hot_add(VMemMachine *m, const char *bus)
     vmem_qmp_ok(m, "device_add", "{ 'driver': 'virtio-mem-pci', 'id': 'vm0',"
                 " 'memdev': 'mem0', 'bus': %s, 'addr': %s }", bus,
                 g_str_equal(bus, "pci.0") ? "0x4" : "0x0");
-    info = device_info(m, "vm0");
-    g_assert_nonnull(info);
+    info = vmem_device_info(m, "vm0");
     g_assert_cmpint(qdict_get_int(info, "requested-size"), ==, 0);
     g_assert_cmpint(qdict_get_int(info, "size"), ==, 0);
     g_assert_cmpint(qdict_get_int(info, "max-size"), ==, 1 * GiB);
@@ -270,7 +246,7 @@ static void test_two_nodes(void)
                     VIRTIO_MEM_RESP_ERROR);
 
     vmem_assert_devices(m, 2);
-    info = device_info(m, "vm0");
+    info = vmem_device_info(m, "vm0");
     g_assert_cmpint(qdict_get_int(info, "memaddr"), ==, c0.addr);
     g_assert_cmpint(qdict_get_int(info, "size"), ==, 3 * c0.block_size);
     g_assert_cmpint(qdict_get_int(info, "requested-size"), ==,
@@ -278,7 +254,7 @@ static void test_two_nodes(void)
     g_assert_cmpint(qdict_get_int(info, "node"), ==, 0);
     g_assert_cmpint(qdict_get_int(info, "block-size"), ==, c0.block_size);
     qobject_unref(info);
-    info = device_info(m, "vm1");
+    info = vmem_device_info(m, "vm1");
     g_assert_cmpint(qdict_get_int(info, "memaddr"), ==, c1.addr);
     g_assert_cmpint(qdict_get_int(info, "size"), ==, 4 * MiB);
     g_assert_cmpint(qdict_get_int(info, "requested-size"), ==, 8 * MiB);
@@ -304,14 +280,12 @@ static void test_device_without_id(void)
         VMEM_BACKEND("mem0", "1G") VMEM_BACKEND("mem1", "1G")
         "-device virtio-mem-pci,memdev=mem0,addr=4 "
         "-device virtio-mem-pci,memdev=mem1,addr=5");
-    QDict *info = device_info(m, "device[0]");
+    QDict *info = vmem_device_info(m, "device[0]");
     g_autofree char *hmp = NULL;
 
-    g_assert_nonnull(info);
     g_assert_cmpstr(qdict_get_str(info, "memdev"), ==, "/objects/mem0");
     qobject_unref(info);
-    info = device_info(m, "device[1]");
-    g_assert_nonnull(info);
+    info = vmem_device_info(m, "device[1]");
     g_assert_cmpstr(qdict_get_str(info, "memdev"), ==, "/objects/mem1");
     qobject_unref(info);
     hmp = qtest_hmp(m->qts, "info memory-devices");

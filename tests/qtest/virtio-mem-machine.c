@@ -276,6 +276,43 @@ void vmem_assert_devices(VMemMachine *m, size_t count)
     qobject_unref(list);
 }
 
+/* What query-memory-devices says of virtio-mem @id; the caller owns it. */
+QDict *vmem_device_info(VMemMachine *m, const char *id)
+{
+    QList *list = vmem_query_devices(m);
+    QDict *found = NULL;
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(list, e) {
+        QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
+        QDict *info = qdict_get_qdict(entry, "data");
+
+        if (!g_str_equal(qdict_get_str(entry, "type"), "virtio-mem")) {
+            continue;
+        }
+        g_assert_true(qdict_haskey(info, "id"));
+        if (g_str_equal(qdict_get_str(info, "id"), id)) {
+            g_assert_null(found);
+            found = qobject_ref(info);
+        }
+    }
+    qobject_unref(list);
+    g_assert_nonnull(found);
+    return found;
+}
+
+/* @used of @all memslots are mapped, which only a dynamic device can say. */
+void vmem_assert_memslots(VMemMachine *m, const char *id, unsigned used,
+                          unsigned all)
+{
+    QDict *info = vmem_device_info(m, id);
+
+    g_assert_true(qdict_get_bool(info, "dynamic-memslots"));
+    g_assert_cmpint(qdict_get_int(info, "memslots"), ==, all);
+    g_assert_cmpint(qdict_get_int(info, "memslots-used"), ==, used);
+    qobject_unref(info);
+}
+
 void vmem_wait_deleted(VMemMachine *m, const char *id)
 {
     bool deleted = false;

@@ -66,6 +66,9 @@ uint64_t vmem_qom_get_uint(VMemMachine *m, const char *id,
                            const char *property);
 QList *vmem_query_devices(VMemMachine *m);
 void vmem_assert_devices(VMemMachine *m, size_t count);
+QDict *vmem_device_info(VMemMachine *m, const char *id);
+void vmem_assert_memslots(VMemMachine *m, const char *id, unsigned used,
+                          unsigned all);
 
 /* Devices that go; a slot is that of a root port with native hotplug. */
 void vmem_wait_deleted(VMemMachine *m, const char *id);

@@ -42,22 +42,9 @@ static void restart_until_driver_ok(QVirtioMem *vmem, uint16_t ring_size)
     }
 }
 
-static QVirtioMemRequest queue_request(QVirtioMem *vmem, uint16_t type,
-                                       uint64_t addr)
-{
-    static const size_t out[] = { sizeof(struct virtio_mem_req), 0 };
-    static const size_t in[] = { sizeof(struct virtio_mem_resp), 0 };
-    struct virtio_mem_req req = qvirtio_mem_make_request(type, addr, 1);
-
-    return qvirtio_mem_queue(vmem, &req, out, in);
-}
-
 static void expect_ack(QVirtioMem *vmem, QVirtioMemRequest *req)
 {
-    struct virtio_mem_resp resp;
-
-    g_assert_true(qvirtio_mem_wait(vmem, req, &resp, NULL));
-    assert_ack(le16_to_cpu(resp.type));
+    assert_ack(qvirtio_mem_wait_response(vmem, req, NULL));
 }
 
 /* How many requests were answered since the ring was set up. */
@@ -100,7 +87,7 @@ static void test_before_driver_ok(void)
     QVirtioMemRequest req;
 
     restart_until_driver_ok(vmem, 0);
-    req = queue_request(vmem, VIRTIO_MEM_REQ_PLUG, c.addr);
+    req = qvirtio_mem_queue_request(vmem, VIRTIO_MEM_REQ_PLUG, c.addr, 1);
     stop_and_cont(m);
     g_assert_cmpint(count_answers(vmem), ==, 0);
     g_assert_cmphex(qvirtio_mem_config(vmem).plugged_size, ==, 0);
@@ -124,8 +111,10 @@ static QVirtioMemRequest *queue_many(QVirtioMem *vmem, uint64_t addr)
     restart_until_driver_ok(vmem, RING_SIZE);
     qvirtio_set_driver_ok(vmem->vdev);
     for (i = 0; i < REQUESTS; i++) {
-        reqs[i] = queue_request(vmem, i % 2 ? VIRTIO_MEM_REQ_UNPLUG
-                                            : VIRTIO_MEM_REQ_PLUG, addr);
+        reqs[i] = qvirtio_mem_queue_request(vmem,
+                                            i % 2 ? VIRTIO_MEM_REQ_UNPLUG
+                                                  : VIRTIO_MEM_REQ_PLUG,
+                                            addr, 1);
     }
     return reqs;
 }
@@ -195,7 +184,7 @@ static void test_many_reset(void)
     QVirtioMemRequest req;
 
     restart_until_driver_ok(vmem, 0);
-    req = queue_request(vmem, VIRTIO_MEM_REQ_UNPLUG_ALL, addr);
+    req = qvirtio_mem_queue_request(vmem, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0);
     vmem_qmp_ok(m, "cont", "{}");
     let_qemu_turn(m);
     g_assert_cmpint(count_answers(vmem), ==, 0);

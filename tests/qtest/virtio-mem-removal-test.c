@@ -17,6 +17,7 @@
 #define MARK            0xa5c35a3c0ff0f00full
 #define BLOCKS          16
 #define BLOCK_SIZE      (2 * MiB)
+#define REGION_SIZE     (2 * GiB)
 
 /* Hot-plug registers of a machine of type pc. */
 #define PC_ACPI_EJECT   0xae08
@@ -81,7 +82,7 @@ static void open_bridge(VMemMachine *m, int devfn, int secondary)
 }
 
 /* Add the device, and a driver for it, to where the place says. */
-static QVirtioMem *hot_add(VMemMachine *m, const Place *place)
+static QVirtioMem *hot_add(VMemMachine *m, const Place *place, bool memslots)
 {
     int bus = 0, slot = place->is_port ? 0 : PC_SLOT;
 
@@ -92,10 +93,11 @@ static QVirtioMem *hot_add(VMemMachine *m, const Place *place)
     }
     vmem_qmp_ok(m, "device_add", "{ 'driver': 'virtio-mem-pci', 'id': 'vm0',"
                 " 'memdev': 'mem0', 'bus': %s, 'addr': %s,"
-                " 'block-size': %" PRIu64 ", 'requested-size': %" PRIu64 " }",
+                " 'block-size': %" PRIu64 ", 'requested-size': %" PRIu64 ","
+                " 'dynamic-memslots': %i }",
                 place->bridge ? "br" : place->bus,
                 place->bridge ? "0x1" : place->addr,
-                (uint64_t)BLOCK_SIZE, (uint64_t)(BLOCKS * BLOCK_SIZE));
+                (uint64_t)BLOCK_SIZE, (uint64_t)REGION_SIZE, memslots);
 
     if (place->power_on) {
         place->power_on(m, VMEM_ROOT_PORT_SLOT);
@@ -112,24 +114,44 @@ static QVirtioMem *hot_add(VMemMachine *m, const Place *place)
     return vmem_machine_drive(m, "vm0", bus << 5 | slot);
 }
 
-/* In and out again with the same backend. */
+/* Whether the process has a file of the name mapped. */
+static bool is_file_mapped(VMemMachine *m, const char *name)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%u/maps",
+                                            vmem_machine_pid(m));
+    g_autofree char *maps = NULL;
+
+    g_assert_true(g_file_get_contents(path, &maps, NULL, NULL));
+    return strstr(maps, name);
+}
+
+/*
+ * In and out again with the same backend, in turns without memslots and with
+ * two of them, both of which hold plugged blocks when the device goes.
+ */
 static void check_removal(const Place *place)
 {
     VMemMachine *m = vmem_machine_start("%s -object memory-backend-memfd,"
-                                        "id=mem0,size=1G,share=on,reserve=off",
+                                        "id=mem0,size=2G,share=on,reserve=off",
                                         place->options);
+    gint64 start;
     int i;
 
-    for (i = 0; i < 3; i++) {
-        QVirtioMem *vmem = hot_add(m, place);
+    for (i = 0; i < 4; i++) {
+        const bool memslots = i % 2;
+        QVirtioMem *vmem = hot_add(m, place, memslots);
         QVirtioMemConfig c = qvirtio_mem_config(vmem);
+        const uint64_t addr = c.addr + (GiB - BLOCK_SIZE);
 
         g_assert_cmphex(c.plugged_size, ==, 0);
-        g_assert_cmphex(c.requested_size, ==, BLOCKS * BLOCK_SIZE);
-        assert_ack(qvirtio_mem_plug(vmem, c.addr, BLOCKS));
-        g_assert_cmphex(qtest_readq(m->qts, c.addr), ==, 0);
-        qtest_memset(m->qts, c.addr, 0x5a, BLOCKS * BLOCK_SIZE);
-        qtest_writeq(m->qts, c.addr, MARK);
+        g_assert_cmphex(c.requested_size, ==, REGION_SIZE);
+        assert_ack(qvirtio_mem_plug(vmem, addr, BLOCKS));
+        if (memslots) {
+            vmem_assert_memslots(m, "vm0", 2, 2);
+        }
+        g_assert_cmphex(qtest_readq(m->qts, addr), ==, 0);
+        qtest_memset(m->qts, addr, 0x5a, BLOCKS * BLOCK_SIZE);
+        qtest_writeq(m->qts, addr, MARK);
         g_assert_cmpint(vmem_machine_file_memory(m, "memfd:"), ==,
                         BLOCKS * BLOCK_SIZE);
         vmem_assert_error(vmem_qmp_error(m, "object-del", "{ 'id': 'mem0' }"),
@@ -142,9 +164,18 @@ static void check_removal(const Place *place)
         vmem_assert_devices(m, 0);
         g_assert_cmpint(vmem_machine_file_memory(m, "memfd:"), ==, 0);
         /* Nothing is mapped there any more. */
-        g_assert_cmphex(qtest_readq(m->qts, c.addr), !=, MARK);
+        g_assert_cmphex(qtest_readq(m->qts, addr), !=, MARK);
     }
+    /* The backend goes when nobody, be it a device that leaked, has it. */
+    g_assert_true(is_file_mapped(m, "memfd:"));
     vmem_qmp_ok(m, "object-del", "{ 'id': 'mem0' }");
+    start = g_get_monotonic_time();
+    while (is_file_mapped(m, "memfd:")) {
+        /* QEMU does so in another thread. */
+        g_assert_cmpint(g_get_monotonic_time() - start, <,
+                        VMEM_HANG_TIMEOUT_US);
+        g_usleep(1000);
+    }
     vmem_machine_stop(m);
 }
 

@@ -363,6 +363,13 @@ void memory_region_init(MemoryRegion *mr, Object *owner, const char *name,
     mr->size = int128_make64(size);
 }
 
+void memory_region_init_io(MemoryRegion *mr, Object *owner,
+                           const MemoryRegionOps *ops, void *opaque,
+                           const char *name, uint64_t size)
+{
+    memory_region_init(mr, owner, name, size);
+}
+
 void memory_region_init_alias(MemoryRegion *mr, Object *owner,
                               const char *name, MemoryRegion *orig,
                               hwaddr offset, uint64_t size)

@@ -202,42 +202,40 @@ GPtrArray *memory_devices_collect(void);
  * @plugged: all realized memory devices
  * @size: of the region of @md, in bytes
  * @space: what @plugged leave of the space for memory devices, in bytes
+ * @warning: set to what the user should know if @md wanted more than one
+ *           memslot and has to do with one, to be freed; or to NULL
  * @errp: set if KVM or a vhost backend has too few free memslots; has the name
  *        and the numbers
  *
- * Called by memory_device_pre_plug(), under the BQL. Warns if @md wanted more
- * than one memslot and has to do with one.
+ * Called by memory_device_pre_plug(), under the BQL.
  *
  * Returns: false with @errp set if the device cannot be plugged.
  */
 bool memory_device_decide_memslots(MemoryDeviceState *md,
                                    const GPtrArray *plugged, uint64_t size,
-                                   uint64_t space, Error **errp);
+                                   uint64_t space, char **warning,
+                                   Error **errp);
 
 /**
- * memory_devices_get_reserved_memslots - memslots that others have to leave
+ * memory_devices_check_backend - may this vhost backend join?
+ * @name: of the backend, for messages
+ * @limit: how many memslots it takes
+ * @used: how many of them are used as soon as it joins
+ * @errp: says what is in the way, with the numbers, and what to do
  *
- * The devices are asked each time: memslots come and go while the guest runs.
- * Called by whoever is about to bind memslots for long, or to lower their
- * number (realize of a vhost device), under the BQL.
+ * The backend has to have room for what is mapped and for what memory devices
+ * have reserved. Devices that decide how many memslots they use relied on a
+ * total of at least MEMORY_DEVICES_SAFE_MAX_MEMSLOTS
+ * (hw/mem/memslot-budget.h), so while one of them uses more than one memslot,
+ * backends with fewer are refused altogether.
  *
- * Returns: how many memslots plugged memory devices can come to need beyond
- * those that they use now.
+ * Called when a vhost device is initialized or has connected again, under the
+ * BQL. The devices are asked each time.
+ *
+ * Returns: true if the backend can be used.
  */
-unsigned int memory_devices_get_reserved_memslots(void);
-
-/**
- * memory_devices_memslot_auto_decision_active - was more than one assumed safe?
- *
- * A device that decides how many memslots it uses relied on the total being at
- * least MEMORY_DEVICES_SAFE_MAX_MEMSLOTS (hw/mem/memslot-budget.h). A vhost
- * backend that allows fewer must not be added any more. Called by realize of a
- * vhost device, under the BQL.
- *
- * Returns: true while a device that has decide_memslots() is plugged and
- * decided for more than one memslot.
- */
-bool memory_devices_memslot_auto_decision_active(void);
+bool memory_devices_check_backend(const char *name, unsigned int limit,
+                                  unsigned int used, Error **errp);
 
 /**
  * qmp_memory_device_list - all realized memory devices

@@ -99,6 +99,7 @@ typedef struct VirtIOMEMMemslots {
  * @notified_size: plugged size that the notifiers know, in bytes
  * @size_change_notifiers: called with a pointer to the plugged size in bytes
  * @migration_state: called when an outgoing migration changes its state
+ * @machine_ready: called when the buses are there and will be reset before us
  * @vm_state: called when the VM starts and stops
  * @guest_left: the guest has migrated away, and this VM did not run since
  * @kick_owed: the guest was answered BUSY because of a migration, or was
@@ -134,6 +135,7 @@ struct VirtIOMEM {
     NotifierList size_change_notifiers;
 
     Notifier migration_state;
+    Notifier machine_ready;
     VMChangeStateEntry *vm_state;
     bool guest_left;
     bool kick_owed;
@@ -213,8 +215,9 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
  * agrees, too, it sets the proxy's pending_deleted_event (PCIe and ACPI do),
  * and the requested size is fixed until the device is gone or the system reset.
  *
- * Returns: true if nothing is plugged and nothing requested.
+ * Returns: true if nothing is plugged, nothing requested, and no memslot is
+ * mapped; one that KVM refused to let go of is tried once more.
  */
-bool virtio_mem_check_unplug(const VirtIOMEM *vmem, Error **errp);
+bool virtio_mem_check_unplug(VirtIOMEM *vmem, Error **errp);
 
 #endif /* HW_VIRTIO_MEM_H */

@@ -232,13 +232,13 @@ out:
 }
 
 /*
- * Nothing is in flight between requests that are sent one by one, so each of
- * them can take its descriptors from the start of the table again.
+ * Nothing is in flight now, so that what follows can take its descriptors from
+ * the start of the table again.
  */
-static void recycle_descriptors(QVirtQueue *vq)
+void qvirtio_mem_begin_batch(QVirtioMem *vmem)
 {
-    vq->free_head = 0;
-    vq->num_free = vq->size;
+    vmem->vq->free_head = 0;
+    vmem->vq->num_free = vmem->vq->size;
 }
 
 /* Send any bytes at all, with room for @in_len bytes of an answer. */
@@ -249,7 +249,7 @@ bool qvirtio_mem_send_bytes(QVirtioMem *vmem, const void *out, size_t out_len,
     const size_t in_pieces[] = { in_len, 0 };
     QVirtioMemRequest req;
 
-    recycle_descriptors(vmem->vq);
+    qvirtio_mem_begin_batch(vmem);
     req = qvirtio_mem_queue(vmem, out, out_pieces, in_pieces);
     qvirtio_mem_kick(vmem);
     return qvirtio_mem_wait(vmem, &req, in, used_len);
@@ -266,20 +266,39 @@ struct virtio_mem_req qvirtio_mem_make_request(uint16_t type, uint64_t addr,
     };
 }
 
-uint16_t qvirtio_mem_request(QVirtioMem *vmem, uint16_t type, uint64_t addr,
-                             uint16_t nb_blocks, uint16_t *state)
+QVirtioMemRequest qvirtio_mem_queue_request(QVirtioMem *vmem, uint16_t type,
+                                            uint64_t addr, uint16_t nb_blocks)
 {
+    static const size_t out[] = { sizeof(struct virtio_mem_req), 0 };
+    static const size_t in[] = { sizeof(struct virtio_mem_resp), 0 };
     struct virtio_mem_req req = qvirtio_mem_make_request(type, addr, nb_blocks);
+
+    return qvirtio_mem_queue(vmem, &req, out, in);
+}
+
+uint16_t qvirtio_mem_wait_response(QVirtioMem *vmem, QVirtioMemRequest *req,
+                                   uint16_t *state)
+{
     struct virtio_mem_resp resp;
     uint32_t used_len;
 
-    g_assert_true(qvirtio_mem_send_bytes(vmem, &req, sizeof(req),
-                                         &resp, sizeof(resp), &used_len));
+    g_assert_true(qvirtio_mem_wait(vmem, req, &resp, &used_len));
     g_assert_cmpint(used_len, ==, sizeof(resp));
     if (state) {
         *state = le16_to_cpu(resp.u.state.state);
     }
     return le16_to_cpu(resp.type);
+}
+
+uint16_t qvirtio_mem_request(QVirtioMem *vmem, uint16_t type, uint64_t addr,
+                             uint16_t nb_blocks, uint16_t *state)
+{
+    QVirtioMemRequest req;
+
+    qvirtio_mem_begin_batch(vmem);
+    req = qvirtio_mem_queue_request(vmem, type, addr, nb_blocks);
+    qvirtio_mem_kick(vmem);
+    return qvirtio_mem_wait_response(vmem, &req, state);
 }
 
 uint16_t qvirtio_mem_plug(QVirtioMem *vmem, uint64_t addr, uint16_t nb_blocks)

@@ -101,6 +101,13 @@ uint16_t qvirtio_mem_unplug_all(QVirtioMem *vmem);
 uint16_t qvirtio_mem_state(QVirtioMem *vmem, uint64_t addr,
                            uint16_t nb_blocks);
 
+/* Several requests for one kick; they are waited for in the same order */
+void qvirtio_mem_begin_batch(QVirtioMem *vmem);
+QVirtioMemRequest qvirtio_mem_queue_request(QVirtioMem *vmem, uint16_t type,
+                                            uint64_t addr, uint16_t nb_blocks);
+uint16_t qvirtio_mem_wait_response(QVirtioMem *vmem, QVirtioMemRequest *req,
+                                   uint16_t *state);
+
 /* What a monitor does to the device */
 void qvirtio_mem_set_requested_size(QVirtioMem *vmem, uint64_t size);
 QVirtioMemConfig qvirtio_mem_request_blocks(QVirtioMem *vmem, uint64_t blocks);

@@ -1,0 +1,34 @@
+/*
+ * vhost: compare two tables of memory regions
+ *
+ * Numbers only: it knows neither devices nor memory regions of QEMU.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_VHOST_REGIONS_H
+#define HW_VIRTIO_VHOST_REGIONS_H
+
+struct vhost_memory_region;
+
+/**
+ * vhost_regions_match - find what two tables of memory have in common
+ * @old: regions by ascending guest-physical address, none overlaps another
+ * @nb_old: how many
+ * @new: the same
+ * @nb_new: how many
+ * @old_in_new: set to the index of the same region in @new, or -1; @nb_old of
+ *              them
+ * @new_in_old: set to the index of the same region in @old, or -1; @nb_new of
+ *              them
+ *
+ * Regions are the same if guest-physical address, size and userspace address
+ * are. Costs a single pass over both.
+ */
+void vhost_regions_match(const struct vhost_memory_region *old,
+                         unsigned int nb_old,
+                         const struct vhost_memory_region *new,
+                         unsigned int nb_new, int *old_in_new,
+                         int *new_in_old);
+
+#endif /* HW_VIRTIO_VHOST_REGIONS_H */
