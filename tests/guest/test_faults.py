@@ -144,6 +144,37 @@ class Faults(GuestTest):
         self.assertEqual(vm.memslots()[0] - before[-1][0], memslots(vm)[1])
         self.assertEqual(len(mapped_aliases(vm)), memslots(vm)[1])
 
+    def test_create_above_bar(self):
+        """A BAR of the guest in the region does not get in the way.
+
+        It is hidden before as after, so nothing of it has to come back when
+        the memslot is refused, which the kernel would refuse as well.
+        """
+        device = small()
+        vm = self.start(machine(device, extra=[
+            '-object', 'memory-backend-ram,id=sm,size=2M',
+            '-device', 'ivshmem-plain,memdev=sm,addr=8']))
+        vm.qom_set('vm0', 'requested-size', device.size)
+        driver = VirtioMem(vm)
+        base = driver.config().address
+        shared = pciaccess.PciDevice(vm.qtest, 8)
+        shared.place(2, base + GIB + BLOCK)
+        shared.enable()
+
+        orders = {'create_from': base, 'create_to': base + 2 * GIB}
+        for address, blocks in ((base + GIB, 4), (base + GIB - BLOCK, 2)):
+            self.assert_refused(vm, driver, PLUG, address, blocks, **orders)
+        vm.check_alive()
+        driver.plug(base + GIB, 4)
+        self.assertEqual(mapped_aliases(vm), [1])
+        orders = {'delete_from': base + GIB, 'delete_to': base + 2 * GIB}
+        vm.order(**orders)
+        driver.unplug(base + GIB, 4)
+        self.assertEqual(mapped_aliases(vm), [1])
+        vm.lift()
+        driver.state(base, 1)
+        self.assertEqual(mapped_aliases(vm), [])
+
     def test_delete(self):
         """A memslot that the kernel does not let go of stays until it does."""
         vm, driver, base = self.start_driven()
@@ -244,6 +275,25 @@ class Faults(GuestTest):
         vm, driver, base = self.start_driven(nr_memslots=509)
         self.assertEqual(memslots(vm), (8, 0))
         self.assertNotIn('memory slot', vm.stderr())
+
+    def test_few_for_device_without_place(self):
+        """The warning is for a device that gets its place, and comes once."""
+        warning = "'vm0' gets one memory slot instead of 8"
+        config = machine(small(), devices=[],
+                         extra=['-machine', MACHINES['pc']])
+        vm = self.start(config, nr_memslots=64)
+        device = small()
+        vm.qmp.command('object-add', qom_type=device.backend,
+                       **device.backend_arguments())
+        arguments = device.device_arguments()
+        # The space for memory devices begins at 4 GiB, or is all beyond.
+        for memaddr in (2 * GIB, 1024 * GIB):
+            with self.assertRaisesRegex(QmpError, 'usable range'):
+                vm.qmp.command('device_add', **arguments, memaddr=memaddr)
+            self.assertNotIn('memory slot', vm.stderr())
+        vm.qmp.command('device_add', **arguments)
+        self.assertEqual(memslots(vm), (1, 0))
+        self.assertEqual(vm.stderr().count(warning), 1)
 
     def test_none_free(self):
         """Others took the memslots that were there when it was decided."""

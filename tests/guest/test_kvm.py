@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device on real memory slots of KVM, driven without a guest."""
 
+import re
+
+import pciaccess
 from config import GIB, MIB, MemDevice
 from guesttest import GuestTest, Settings
 from hostcost import (QUIET, address_spaces, flat_ranges, mapped_memslots,
@@ -86,6 +89,59 @@ class Kvm(GuestTest):
     def test_requests_emulated(self):
         """The same with an accelerator that every machine has."""
         self.plug_and_unplug(self.start(machine(4 * GIB, accel='tcg')))
+
+    def bar_in_region(self, accel, options):
+        """A BAR that the guest puts there is hidden, whatever is mapped."""
+        text, other = b'shared', b'theirs'
+        vm = self.start(machine(4 * GIB, accel, **options).changed(extra=[
+            '-object', 'memory-backend-ram,id=sm,size=2M',
+            '-device', 'ivshmem-plain,memdev=sm,addr=8']))
+        vm.qom_set('vm0', 'requested-size', 4 * GIB)
+        driver = VirtioMem(vm)
+        base = driver.config().address
+        shared = pciaccess.PciDevice(vm.qtest, 8)
+        window = pciaccess.WINDOWS + 8 * pciaccess.WINDOW_SPACING
+        inside = base + GIB + 2 * BLOCK
+
+        def check(address, visible):
+            shared.place(2, address)
+            shared.enable()
+            ram = re.findall(r' ram\): (\w+)', vm.qmp.human('info mtree -f'))
+            self.assertEqual('sm' in ram, visible)
+            self.assertEqual(vm.qtest.get(address, len(text)) == text,
+                             visible)
+
+        shared.place(2, window)
+        shared.enable()
+        vm.qtest.put(window, text)
+        check(window, True)
+        check(inside, False)
+        # The BAR's memslot, another one, and a block where the BAR is.
+        for plugged in (base + GIB, base + 2 * GIB, inside):
+            driver.plug(plugged, 1)
+            check(inside, False)
+            # This does not reach it either: see the end.
+            vm.qtest.put(inside, other)
+            if plugged == inside:
+                self.assertEqual(vm.qtest.get(inside, len(other)), other)
+            driver.unplug_all()
+            check(inside, False)
+        for address in (base, base + GIB - BLOCK, base + 4 * GIB - BLOCK):
+            check(address, False)
+        check(base + 4 * GIB, True)
+        check(window, True)
+
+    def test_bar_in_region(self):
+        """No memory of others is in the region, with memslots as without."""
+        for options in ({}, DYNAMIC):
+            with self.subTest(**options):
+                self.bar_in_region('kvm', options)
+
+    def test_bar_in_region_emulated(self):
+        """The same with an accelerator that every machine has."""
+        for options in ({}, DYNAMIC):
+            with self.subTest(**options):
+                self.bar_in_region('tcg', options)
 
     def test_only_what_is_asked_for(self):
         """However many slots a kick maps, it is one topology update.
