@@ -163,3 +163,24 @@ class VhostUserMessages(VhostUserTest):
         self.assertEqual(memslots(vm), (SOFT_LIMIT, left + 1))
         self.assertEqual(len(backend.table()), slots)
         self.assert_refused(vm, driver, backend, base + (left + 1) * GIB, 1)
+
+    def test_used_up_before_start(self):
+        """The same while no driver has started the disk.
+
+        Its backend is told of nothing yet, but has to take it all later.
+        """
+        slots = 509
+        backend = self.backend(slots=slots)
+        vm = self.start([*consumers(), *disk('disk', backend, addr='1e.0')],
+                        [small(size=SOFT_LIMIT * GIB)])
+        driver, base = self.drive(vm)
+        consume(vm)
+        blocks = [Request(PLUG, base + n * GIB, 1) for n in range(SOFT_LIMIT)]
+        answers = [driver.submit([block])[0][0] for block in blocks]
+        plugged = answers.index(BUSY)
+        self.assertEqual(answers, [ACK] * plugged
+                         + [BUSY] * (SOFT_LIMIT - plugged))
+        self.assertEqual(memslots(vm), (SOFT_LIMIT, plugged))
+        self.assertEqual(backend.regions, [])
+        VirtioBlk(vm)
+        self.assertEqual(len(backend.table()), slots)
