@@ -14,7 +14,8 @@ from backends import (BackendMissing, disk, file_system, shared, shared_boot,
                       small_blk, storage_daemon, virtiofsd)
 from config import GIB, MIB, Config
 from memory import load_module, request, resize, settle
-from memslots import MemslotsTest, layout, memslots
+from memslots import (MemslotsTest, guest_blocks, layout, mapped_aliases,
+                      memslots, touched)
 from migration import (CRAWL, begin, enable, finish, migrate_live,
                        postcopy_obstacle, wait_status)
 from waiting import wait_for
@@ -50,6 +51,19 @@ class VhostUserGuest(MemslotsTest):
         return Config(memory=memory, cpus=cpus, max_memory=8 * GIB,
                       extra=[*shared_boot(memory), *sum(extra, [])],
                       devices=[shared(requested=requested)])
+
+    def resize_busy(self, vm, size):
+        """Resize while the guest works: some blocks of memory stay apart.
+
+        The driver cannot always let Linux forget memory that it has unplugged
+        already, so that Linux may list more than is mapped, but not less.
+        """
+        resize(vm, size)
+        mapped = mapped_aliases(vm)
+        self.assertEqual(memslots(vm), (len(SLOTS), len(mapped)))
+        self.assertGreaterEqual(len(mapped), -(-size // GIB))
+        self.assertLessEqual(set(mapped), set(touched(SLOTS,
+                                                      guest_blocks(vm))))
 
     # -- a file system on a disk ------------------------------------------
 
@@ -124,25 +138,21 @@ class VhostUserGuest(MemslotsTest):
         daemon = self.run_backend(storage_daemon, 'storage-daemon', image, 4)
         vm = self.boot(self.config(disk('disk', daemon, 4, reconnect=True),
                                    requested=GIB + 128 * MIB, cpus=2))
-        device = vm.config.devices[0]
         settle(vm)
         self.assertEqual(vm.run('ls /sys/block/vda/mq | wc -l'), '2')
         checksum = self.make_files(vm)
         self.start_traffic(vm)
         for size in (3 * GIB, GIB, 2 * GIB + 256 * MIB):
             self.wait_traffic(vm)
-            resize(vm, size)
-            self.check_mapped(vm, device, SLOTS)
+            self.resize_busy(vm, size)
 
         request(vm, 3 * GIB + 128 * MIB)
         daemon.kill()
         settle(vm)
-        self.check_mapped(vm, device, SLOTS)
         self.assertEqual(memslots(vm), (4, 4))
         daemon.start()
         self.wait_traffic(vm, 2)
-        resize(vm, 512 * MIB)
-        self.check_mapped(vm, device, SLOTS)
+        self.resize_busy(vm, 512 * MIB)
         self.wait_traffic(vm)
         self.end_traffic(vm, checksum)
         self.check_image(vm, image, checksum)
@@ -196,12 +206,10 @@ class VhostUserGuest(MemslotsTest):
 
     def check_moved(self, source, vm, image, checksum):
         source.stop()
-        device = vm.config.devices[0]
         self.assertEqual(memslots(vm), (4, 2))
         self.wait_traffic(vm, 2)
         for size in (3 * GIB + 256 * MIB, 512 * MIB):
-            resize(vm, size)
-            self.check_mapped(vm, device, SLOTS)
+            self.resize_busy(vm, size)
             self.wait_traffic(vm)
         self.end_traffic(vm, checksum)
         self.check_image(vm, image, checksum)
