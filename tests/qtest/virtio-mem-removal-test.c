@@ -156,6 +156,8 @@ static void check_removal(const Place *place)
                         BLOCKS * BLOCK_SIZE);
         vmem_assert_error(vmem_qmp_error(m, "object-del", "{ 'id': 'mem0' }"),
                           "mem0");
+        /* Who looks at the flat view must not keep what is in it. */
+        g_free(qtest_hmp(m->qts, "info mtree -f"));
         /* The driver does not outlive its device. */
         g_ptr_array_set_size(m->drivers, 0);
 
