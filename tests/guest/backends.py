@@ -11,7 +11,7 @@ from pathlib import Path
 from config import GIB
 from guesttest import Settings
 from memslots import dynamic
-from vm import VMDied, die_with_parent
+from process import VMDied, die_with_parent
 from waiting import PATIENCE, wait_for
 
 # Of Debian's package qemu-system-common.

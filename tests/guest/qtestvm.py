@@ -9,20 +9,14 @@ qtest runs one without processors.
 """
 
 import base64
-import os
 import select
-import shutil
-import signal
 import socket
-import subprocess
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from config import GIB, MACHINES, MIB
-from qmp import Qmp, QmpClosed
-from vm import VMDied, die_with_parent
+from process import QemuProcess, VMDied
 from waiting import PATIENCE
 
 KVM = Path('/dev/kvm')
@@ -136,67 +130,27 @@ class Qtest:
         self.command(f'memset {address:#x} {size:#x} {byte:#x}')
 
 
-class QtestVM:
-    """Started by start(); stop() always leaves nothing behind.
-
-    start_seconds is the time from exec to the first answer of the monitor:
-    then the machine is complete.
-    """
+class QtestVM(QemuProcess):
+    """Port and memory accesses take the place of a guest."""
 
     def __init__(self, binary, machine=None, name='qtest'):
-        self.binary = str(binary)
+        super().__init__(binary, name)
         self.machine = machine or Machine()
-        self.name = name
-        self.directory = Path(tempfile.mkdtemp(prefix=f'{name}-'))
-        self.process = None
-        self.qmp = None
         self.qtest = None
-        self.command = []
-        # Variables that the process has beside ours.
-        self.environment = {}
-        self.start_seconds = None
 
     def start(self):
-        qmp_ours, qmp_theirs = socket.socketpair()
         qtest_ours, qtest_theirs = socket.socketpair()
-        self.command = [
-            self.binary, *self.machine.arguments(),
+        self.qtest = Qtest(qtest_ours)
+        self.launch([
+            *self.machine.arguments(),
             '-D', str(self.directory / 'log'),
-            '-chardev', f'socket,id=qmp,fd={qmp_theirs.fileno()}',
-            '-mon', 'chardev=qmp,mode=control',
             # Below /machine the server looks for a chardev of this name.
             '-chardev', f'socket,id=qtest,fd={qtest_theirs.fileno()}',
-            '-qtest', 'chardev:qtest', '-qtest-log', 'none']
-        self.qmp = Qmp(qmp_ours)
-        self.qtest = Qtest(qtest_ours)
-        with open(self.directory / 'stderr', 'wb') as stderr:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=stderr,
-                stderr=stderr, preexec_fn=die_with_parent,
-                env={**os.environ, **self.environment},
-                pass_fds=[qmp_theirs.fileno(), qtest_theirs.fileno()])
-        # Popen returns as soon as exec has succeeded.
-        started = time.monotonic()
-        qmp_theirs.close()
-        qtest_theirs.close()
-        try:
-            self.qmp.negotiate()
-        except QmpClosed:
-            self.process.wait(PATIENCE)
-            raise VMDied(f'{self.name} did not start: '
-                         f'{self.stderr().strip()}') from None
-        self.start_seconds = time.monotonic() - started
+            '-qtest', 'chardev:qtest', '-qtest-log', 'none'], qtest_theirs)
         return self
 
-    def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-        if self.process:
-            self.process.wait()
-        for channel in (self.qmp, self.qtest):
-            if channel:
-                channel.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def channels(self):
+        return [self.qmp, self.qtest]
 
     def __enter__(self):
         try:
@@ -213,22 +167,9 @@ class QtestVM:
             raise VMDied(f'{self.name} ended with status '
                          f'{self.process.returncode}: {self.stderr()[-500:]}')
 
-    @property
-    def pid(self):
-        return self.process.pid
-
-    def stderr(self):
-        return self._read('stderr')
-
     def log(self):
         """What QEMU wrote to its log: trace events, when enabled."""
-        return self._read('log')
-
-    def _read(self, name):
-        try:
-            return (self.directory / name).read_text(errors='replace')
-        except OSError:
-            return ''
+        return self.read_file('log')
 
     def diagnostics(self):
         """For the reader of a failed test."""
@@ -238,17 +179,6 @@ class QtestVM:
                           self.stderr()[-4000:]])
 
     # -- monitor ----------------------------------------------------------
-
-    def qom_get(self, device, name):
-        return self.qmp.command('qom-get', path=f'/machine/peripheral/{device}',
-                                property=name)
-
-    def qom_set(self, device, name, value):
-        self.qmp.command('qom-set', path=f'/machine/peripheral/{device}',
-                         property=name, value=value)
-
-    def reset(self):
-        self.qmp.command('system_reset')
 
     def trace(self, *events):
         """Write these trace events to the log from now on; none: stop."""

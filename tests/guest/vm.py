@@ -1,31 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU process with a guest in it."""
 
-import ctypes
-import shutil
-import signal
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 
 from config import Config
 from console import Console
 from image import guest_image
-from qmp import Qmp, QmpClosed
+from process import QemuProcess, VMDied
 from waiting import PATIENCE
-
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-class VMDied(Exception):
-    """The QEMU process or the guest's kernel is gone."""
-
-
-def die_with_parent():
-    # However the tests end, no emulator is left behind.
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _tail(text, count):
@@ -35,54 +18,29 @@ def _tail(text, count):
     return '\n'.join(lines)
 
 
-class VM:
-    """Started by start(); stop() always leaves nothing behind.
-
-    QMP and the guest's command channel are socket pairs that QEMU inherits:
-    there is no path to clean up, and a dead QEMU is noticed at once.
-    """
+class VM(QemuProcess):
+    """The guest's command channel is inherited as the monitor is."""
 
     def __init__(self, binary, config=None, name='vm'):
-        self.binary = str(binary)
+        super().__init__(binary, name, 'guest-')
         self.config = config or Config()
-        self.name = name
-        self.directory = Path(tempfile.mkdtemp(prefix=f'guest-{name}-'))
-        self.process = None
-        self.qmp = None
         self.console = None
-        self.command = []
 
     # -- process ----------------------------------------------------------
 
     def start(self):
         kernel, initramfs = guest_image(self.config.arch)
-        qmp_ours, qmp_theirs = socket.socketpair()
         console_ours, console_theirs = socket.socketpair()
-        self.command = [
-            self.binary, *self.config.machine_arguments(),
+        self.console = Console(console_ours, self.check_alive)
+        self.launch([
+            *self.config.machine_arguments(),
             '-kernel', str(kernel), '-initrd', str(initramfs),
             '-append', self.config.kernel_command_line(),
             '-serial', f'file:{self.directory}/console.log',
             '-device', 'virtio-serial-pci,id=channel',
             '-chardev', f'socket,id=command,fd={console_theirs.fileno()}',
-            '-device', 'virtconsole,chardev=command,bus=channel.0',
-            '-chardev', f'socket,id=qmp,fd={qmp_theirs.fileno()}',
-            '-mon', 'chardev=qmp,mode=control']
-        self.qmp = Qmp(qmp_ours)
-        self.console = Console(console_ours, self.check_alive)
-        with open(self.directory / 'stderr', 'wb') as stderr:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=stderr,
-                stderr=stderr, preexec_fn=die_with_parent,
-                pass_fds=[qmp_theirs.fileno(), console_theirs.fileno()])
-        qmp_theirs.close()
-        console_theirs.close()
-        try:
-            self.qmp.negotiate()
-        except QmpClosed:
-            self.process.wait(PATIENCE)
-            raise VMDied(f'{self.name} did not start: '
-                         f'{self.stderr().strip()}') from None
+            '-device', 'virtconsole,chardev=command,bus=channel.0'],
+            console_theirs)
         return self
 
     def boot(self):
@@ -94,19 +52,8 @@ class VM:
     def wait_booted(self, timeout=PATIENCE):
         self.console.wait_ready(timeout)
 
-    def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-        if self.process:
-            self.process.wait()
-        for channel in (self.qmp, self.console):
-            if channel:
-                channel.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    @property
-    def pid(self):
-        return self.process.pid
+    def channels(self):
+        return [self.qmp, self.console]
 
     def _exit_status(self, patience):
         try:
@@ -125,17 +72,8 @@ class VM:
 
     # -- what it said -----------------------------------------------------
 
-    def stderr(self):
-        return self._read('stderr')
-
     def console_log(self):
-        return self._read('console.log')
-
-    def _read(self, name):
-        try:
-            return (self.directory / name).read_text(errors='replace')
-        except OSError:
-            return ''
+        return self.read_file('console.log')
 
     def diagnostics(self):
         """For the reader of a failed test."""
@@ -169,14 +107,3 @@ class VM:
 
     def run(self, command, timeout=PATIENCE):
         return self.console.run(command, timeout)
-
-    def qom_get(self, device, name):
-        return self.qmp.command('qom-get', path=f'/machine/peripheral/{device}',
-                                property=name)
-
-    def qom_set(self, device, name, value):
-        self.qmp.command('qom-set', path=f'/machine/peripheral/{device}',
-                         property=name, value=value)
-
-    def reset(self):
-        self.qmp.command('system_reset')
