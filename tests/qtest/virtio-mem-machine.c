@@ -415,6 +415,38 @@ void vmem_wait_running(VMemMachine *m)
     }
 }
 
+bool vmem_begin_postcopy(VMemMachine *from, VMemMachine *to)
+{
+    const char *on = "{ 'capabilities': [ { 'capability': 'postcopy-ram',"
+                     " 'state': true } ] }";
+    g_autofree char *uri = g_strdup_printf("unix:%s/migration", to->dir);
+    g_autofree char *error = vmem_qmp_error(to, "migrate-set-capabilities",
+                                            "%p", qobject_from_json(on, NULL));
+
+    if (error) {
+        g_test_skip("the host has no postcopy");
+        return false;
+    }
+    vmem_qmp_ok(from, "migrate-set-capabilities", "%p",
+                qobject_from_json(on, NULL));
+    vmem_qmp_ok(from, "migrate-set-parameters", "{ 'max-bandwidth': 1000,"
+                " 'max-postcopy-bandwidth': 1000 }");
+    vmem_qmp_ok(to, "migrate-incoming", "{ 'uri': %s }", uri);
+    vmem_qmp_ok(from, "migrate", "{ 'uri': %s }", uri);
+    vmem_wait_migration(from, "active");
+    vmem_qmp_ok(from, "migrate-start-postcopy", "{}");
+    vmem_wait_migration(from, "postcopy-active");
+    vmem_wait_running(to);
+    return true;
+}
+
+void vmem_end_postcopy(VMemMachine *from)
+{
+    vmem_qmp_ok(from, "migrate-set-parameters",
+                "{ 'max-postcopy-bandwidth': 1000000000000 }");
+    vmem_wait_migration(from, "completed");
+}
+
 void vmem_assert_error(char *error, const char *text)
 {
     if (!error || !strstr(error, text)) {

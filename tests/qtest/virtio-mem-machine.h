@@ -81,6 +81,13 @@ void vmem_migrate(VMemMachine *from, VMemMachine *to);
 void vmem_wait_migration(VMemMachine *m, const char *status);
 void vmem_wait_running(VMemMachine *m);
 
+/*
+ * Start a postcopy that is slow enough to look at, and end it. False if the
+ * host has none; the test is marked as skipped then.
+ */
+bool vmem_begin_postcopy(VMemMachine *from, VMemMachine *to);
+void vmem_end_postcopy(VMemMachine *from);
+
 /* That @error, which is freed, is there and contains @text. */
 void vmem_assert_error(char *error, const char *text);
 

@@ -267,33 +267,17 @@ static void test_while_active(void)
 /* Pages come one by one into memslots that are mapped and in use already. */
 static void test_postcopy(void)
 {
-    const char *on = "{ 'capabilities': [ { 'capability': 'postcopy-ram',"
-                     " 'state': true } ] }";
     const char *options = VMEM_BACKEND("mem0", "6G") DEVICE
                           "dynamic-memslots=on" TRACE;
     VMemMachine *from = vmem_machine_start("%s", options);
     VMemMachine *to = vmem_machine_start("%s" VMEM_INCOMING, options);
     QVirtioMem *vmem = vmem_machine_drive(from, "vm0", 4);
     QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, SLOTS * SLOT_BLOCKS);
-    g_autofree char *uri = g_strdup_printf("unix:%s/migration", to->dir);
-    g_autofree char *error = vmem_qmp_error(to, "migrate-set-capabilities",
-                                            "%p", qobject_from_json(on, NULL));
 
-    if (error) {
-        g_test_skip("the host has no postcopy");
+    plug_some(vmem, &c);
+    if (!vmem_begin_postcopy(from, to)) {
         goto out;
     }
-    plug_some(vmem, &c);
-    vmem_qmp_ok(from, "migrate-set-capabilities", "%p",
-                qobject_from_json(on, NULL));
-    vmem_qmp_ok(from, "migrate-set-parameters", "{ 'max-bandwidth': 1000,"
-                " 'max-postcopy-bandwidth': 1000 }");
-    vmem_qmp_ok(to, "migrate-incoming", "{ 'uri': %s }", uri);
-    vmem_qmp_ok(from, "migrate", "{ 'uri': %s }", uri);
-    vmem_wait_migration(from, "active");
-    vmem_qmp_ok(from, "migrate-start-postcopy", "{}");
-    vmem_wait_migration(from, "postcopy-active");
-    vmem_wait_running(to);
 
     vmem = vmem_machine_follow(to, vmem);
     assert_side(to, &dynamic, dynamic.used);
@@ -301,9 +285,7 @@ static void test_postcopy(void)
     assert_busy(qvirtio_mem_unplug(vmem, block_addr(&c, 0), 1));
     assert_side(to, &dynamic, dynamic.used);
 
-    vmem_qmp_ok(from, "migrate-set-parameters",
-                "{ 'max-postcopy-bandwidth': 1000000000000 }");
-    vmem_wait_migration(from, "completed");
+    vmem_end_postcopy(from);
     assert_some(vmem, &c);
     g_assert_cmpint(vmem_machine_count_in_log(to, "virtio_mem_memslots_map"),
                     ==, 1);

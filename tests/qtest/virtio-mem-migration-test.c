@@ -397,31 +397,15 @@ static void check_migration(const char *options)
  */
 static void test_postcopy(void)
 {
-    const char *on = "{ 'capabilities': [ { 'capability': 'postcopy-ram',"
-                     " 'state': true } ] }";
     VMemMachine *from = vmem_machine_start(PLAIN_DEVICE);
     VMemMachine *to = vmem_machine_start(PLAIN_DEVICE VMEM_INCOMING);
     QVirtioMem *vmem = vmem_machine_drive(from, "vm0", 4);
     QVirtioMemConfig c = plug_some(vmem);
-    g_autofree char *uri = g_strdup_printf("unix:%s/migration", to->dir);
-    g_autofree char *error = vmem_qmp_error(to, "migrate-set-capabilities",
-                                            "%p", qobject_from_json(on, NULL));
 
-    if (error) {
-        g_test_skip("the host has no postcopy");
+    qtest_memset(from->qts, c.addr + 2 * c.block_size, 0x77, c.block_size);
+    if (!vmem_begin_postcopy(from, to)) {
         goto out;
     }
-    qtest_memset(from->qts, c.addr + 2 * c.block_size, 0x77, c.block_size);
-    vmem_qmp_ok(from, "migrate-set-capabilities", "%p",
-                qobject_from_json(on, NULL));
-    vmem_qmp_ok(from, "migrate-set-parameters", "{ 'max-bandwidth': 1000,"
-                " 'max-postcopy-bandwidth': 1000 }");
-    vmem_qmp_ok(to, "migrate-incoming", "{ 'uri': %s }", uri);
-    vmem_qmp_ok(from, "migrate", "{ 'uri': %s }", uri);
-    vmem_wait_migration(from, "active");
-    vmem_qmp_ok(from, "migrate-start-postcopy", "{}");
-    vmem_wait_migration(from, "postcopy-active");
-    vmem_wait_running(to);
 
     vmem = vmem_machine_follow(to, vmem);
     assert_same_config(vmem, &c);
@@ -431,9 +415,7 @@ static void test_postcopy(void)
     assert_some_plugged(vmem, &c);
     qvirtio_mem_take_isr(vmem);
 
-    vmem_qmp_ok(from, "migrate-set-parameters",
-                "{ 'max-postcopy-bandwidth': 1000000000000 }");
-    vmem_wait_migration(from, "completed");
+    vmem_end_postcopy(from);
     qvirtio_mem_wait_config_interrupt(vmem);
     assert_some_plugged(vmem, &c);
     g_assert_cmphex(qtest_readq(to->qts, c.addr + 3 * c.block_size - 8), ==,
