@@ -25,18 +25,18 @@ class CompilerMissing(Exception):
     """The library could not be compiled."""
 
 
-def compile_library(directory):
+def compile_library(directory, source=SOURCE):
     """The path of the library, made in a directory."""
-    library = Path(directory) / 'faults.so'
+    library = Path(directory) / f'{source.stem}.so'
     try:
         subprocess.run(['gcc', '-shared', '-fPIC', '-O2', '-Wall', '-Werror',
-                        '-o', library, SOURCE], check=True, timeout=120,
+                        '-o', library, source], check=True, timeout=120,
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                        text=True)
     except FileNotFoundError:
         raise CompilerMissing('gcc is not installed') from None
     except subprocess.CalledProcessError as error:
-        raise AssertionError(f'{SOURCE.name}: {error.stdout}') from None
+        raise AssertionError(f'{source.name}: {error.stdout}') from None
     return library
 
 
