@@ -84,7 +84,11 @@ class FakeVfio:
     # -- devices ----------------------------------------------------------
 
     def device_arguments(self, number=0, **options):
-        """Properties for a device in a group of its own."""
+        """Properties for a device in a group of its own.
+
+        Its place on the bus leaves the first ones to other devices, whether it
+        is there or not.
+        """
         # Its sysfs directory has nothing but the link to the group.
         sysfs = self._directory / f'0000:00:{number:02x}.0'
         sysfs.mkdir(exist_ok=True)
@@ -92,7 +96,8 @@ class FakeVfio:
         if not link.is_symlink():
             os.symlink(f'/sys/kernel/iommu_groups/{number}', link)
         arguments = {'driver': 'vfio-pci', 'id': f'fake{number}',
-                     'sysfsdev': str(sysfs), 'rombar': 0}
+                     'sysfsdev': str(sysfs), 'rombar': 0,
+                     'addr': f'{0x10 + number:x}'}
         arguments.update({name.replace('_', '-'): value
                           for name, value in options.items()})
         return arguments

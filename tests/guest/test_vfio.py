@@ -1,10 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An assigned device can reach boot memory and plugged blocks, no more."""
 
-import migration
-from vfiotest import BLOCK, SLOT, Driven, VfioTest, mem_device
+import errno
+import random
+
+from config import GIB, MIB, root_ports
+from faults import FaultyVM
+from guesttest import Settings
+from memory import device_infos
+from memslots import mapped_aliases
+from qmp import QmpError
+from qtestvm import kvm_missing
+from vfiotest import (BLOCK, EJECT_PORT, SIZE, SLOT, Driven, VfioTest,
+                      mem_device)
+from virtiomem import ACK, BUSY, PLUG, UNPLUGGED, Request
+from waiting import wait_for
 
 TEXT = bytes(range(256)) * 16
+
+# Registers of Intel's IOMMU (VT-d 10.4).
+IOMMU_COMMAND, IOMMU_STATUS, IOMMU_ROOT = 0xfed90018, 0xfed9001c, 0xfed90020
+IOMMU_TRANSLATE, IOMMU_SET_ROOT = 1 << 31, 1 << 30
 
 
 class Vfio(VfioTest):
@@ -31,48 +47,346 @@ class Vfio(VfioTest):
             done = ((maps + count, unmaps) if action == device.plug
                     else (maps, unmaps + count))
             self.assertEqual(self.counts(vm), done)
+        self.check_contents(vm, device)
         device.unplug_all()
         self.check(vm, device)
 
+    def check_contents(self, vm, device):
+        """Device and guest see the same bytes."""
+        for block in (min(device.blocks), max(device.blocks)):
+            address = device.address(block) + BLOCK - len(TEXT)
+            vm.qtest.put(address, TEXT)
+            self.assertEqual(vm.vfio.dma_read(address, len(TEXT)), TEXT)
+            vm.vfio.dma_write(address, TEXT[::-1])
+            self.assertEqual(vm.qtest.get(address, len(TEXT)), TEXT[::-1])
 
-class VfioMigration(VfioTest):
+    def test_batch(self):
+        """Requests at once, which need memslots that are not mapped yet."""
+        self.for_both(self.check_batch)
 
-    def migratable(self, dynamic, **kwargs):
-        return self.start([mem_device(dynamic)], migratable=1,
-                          options={'x_enable_migration': 'on'}, **kwargs)
+    def check_batch(self, dynamic):
+        vm, device = self.start_driven(dynamic)
+        maps, unmaps = self.counts(vm)
+        starts = [index * SLOT // 2 + index for index in range(14)]
+        device.driver.plug_batch([(device.address(first), 2)
+                                  for first in starts])
+        for first in starts:
+            device.blocks |= {first, first + 1}
+        self.check(vm, device)
+        self.assertEqual(self.counts(vm), (maps + 28, unmaps))
+        device.driver.unplug_batch([(device.address(first), 1)
+                                    for first in starts])
+        device.blocks -= set(starts)
+        self.check(vm, device)
+        self.assertEqual(self.counts(vm), (maps + 28, unmaps + 14))
 
-    def test_dirty(self):
-        """What the device writes during a migration arrives.
+    def test_random(self):
+        """Anything in any order, with failures in between."""
+        self.for_both(self.check_random)
 
-        QEMU asks for dirty pages of plugged blocks, and of those only.
-        """
-        self.for_both(self.check_dirty)
+    def check_random(self, dynamic):
+        rng = random.Random(5)
+        vm, device = self.start_driven(dynamic)
+        for _ in range(150):
+            first = rng.randrange(8 * SLOT - 1)
+            count = min(rng.choice((1, 2, 40, SLOT, 3 * SLOT)),
+                        8 * SLOT - first)
+            run = {*range(first, first + count)}
+            if rng.random() < 0.03:
+                device.unplug_all()
+            elif not run & device.blocks and rng.random() < 0.3:
+                vm.vfio.order(map_nth=rng.randint(1, count))
+                self.assertEqual(device.ask(PLUG, first, count), BUSY)
+                vm.vfio.lift()
+            elif not run & device.blocks:
+                device.plug(first, count)
+            elif run <= device.blocks:
+                device.unplug(first, count)
+            self.check(vm, device)
 
-    def check_dirty(self, dynamic):
-        source = self.migratable(dynamic)
-        device = Driven(source)
+    # -- the host refuses -------------------------------------------------
+
+    def test_refused(self):
+        """A mapping that fails: the guest waits, and nothing has changed."""
+        self.for_both(self.check_refused)
+
+    def check_refused(self, dynamic):
+        vm, device = self.start_driven(dynamic)
+        device.plug(5 * SLOT, 5)
+        first, count = SLOT - 3, 2 * SLOT + 6
+        for nth, error in ((1, errno.ENOMEM), (3, errno.EINVAL),
+                           (4, errno.ENOSPC), (count, errno.EFAULT)):
+            with self.subTest(nth=nth):
+                vm.vfio.order(map_nth=nth, map_errno=error)
+                before = device_infos(vm), mapped_aliases(vm)
+                self.assertEqual(device.ask(PLUG, first, count), BUSY)
+                self.assertEqual(
+                    device.driver.state(device.address(first), count),
+                    UNPLUGGED)
+                self.assertEqual((device_infos(vm), mapped_aliases(vm)),
+                                 before)
+                self.check(vm, device)
+        self.assertEqual(vm.vfio.control.refused, 4)
+        # A guest must not be able to fill the log of the host.
+        self.assertEqual(vm.stderr().count('VFIO_MAP_DMA'), 1)
+        device.plug(first, count)
+        self.check(vm, device)
+
+    def test_refused_in_batch(self):
+        """The other requests are served."""
+        self.for_both(self.check_refused_in_batch)
+
+    def check_refused_in_batch(self, dynamic):
+        vm, device = self.start_driven(dynamic)
+        vm.vfio.order(map_from=device.address(3 * SLOT),
+                      map_to=device.address(4 * SLOT))
+        answers = device.driver.submit([
+            Request(PLUG, device.address(index * SLOT), 1)
+            for index in range(8)])
+        self.assertEqual([answer for answer, _ in answers],
+                         [BUSY if index == 3 else ACK for index in range(8)])
+        device.blocks = {index * SLOT for index in range(8) if index != 3}
+        self.check(vm, device)
+        if dynamic:
+            self.assertEqual(mapped_aliases(vm), [0, 1, 2, 4, 5, 6, 7])
+
+    def test_limit(self):
+        """The container is full; what is given back makes room."""
+        self.for_both(self.check_limit)
+
+    def check_limit(self, dynamic):
+        vm, device = self.start_driven(dynamic)
+        vm.vfio.order(limit=vm.vfio.control.mapped + 10)
+        device.plug(SLOT - 4, 8)
+        self.assertEqual(device.ask(PLUG, SLOT + 4, 3), BUSY)
+        self.check(vm, device)
+        device.plug(SLOT + 4, 2)
+        self.assertEqual(device.ask(PLUG, 5 * SLOT, 1), BUSY)
+        self.check(vm, device)
+        device.unplug(SLOT, 1)
+        device.plug(5 * SLOT, 1)
+        self.check(vm, device)
+
+    # -- reset ------------------------------------------------------------
+
+    def test_reset(self):
+        """A system reset unmaps all blocks, that of the device none."""
+        self.for_both(self.check_reset)
+
+    def check_reset(self, dynamic):
+        vm, device = self.start_driven(dynamic)
         device.plug(SLOT - 2, 4)
-        device.plug(3 * SLOT, 3)
-        device.unplug(3 * SLOT + 1, 1)
-        destination = self.migratable(dynamic, extra=['-incoming', 'defer'])
+        counts = self.counts(vm)
+        device.driver.initialize()
+        self.check(vm, device)
+        self.assertEqual(self.counts(vm), counts)
+        for _ in range(2):
+            vm.reset()
+            wait_for('the reset', lambda: (device.driver.status == 0,
+                                           device.driver.status))
+            device.restart()
+            self.check(vm, device)
+            device.plug(5 * SLOT - 2, 4)
+            self.check(vm, device)
 
-        # All memory is sent, and the last look at dirty pages is to come.
-        migration.enable(source, 'pause-before-switchover')
-        migration.begin(source, destination)
-        migration.wait_status(source, 'pre-switchover')
-        addresses = [device.address(SLOT - 1) + BLOCK - len(TEXT),
-                     device.address(3 * SLOT + 2)]
-        for address in addresses:
-            source.vfio.dma_write(address, TEXT)
-        source.vfio.order(dirty_from=device.base,
-                          dirty_to=device.address(4 * SLOT))
-        source.qmp.command('migrate-continue', state='pre-switchover')
-        migration.wait_status(source, 'completed')
-        migration.wait_status(destination, 'completed')
+    # -- devices come and go ----------------------------------------------
 
-        self.assertGreater(source.vfio.control.asked, 0)
-        self.assertEqual(source.vfio.control.asked_unmapped, 0)
-        self.check_ranges(destination, device.ranges())
-        for address in addresses:
-            self.assertEqual(destination.vfio.dma_read(address, len(TEXT)),
-                             TEXT)
+    def eject(self, vm, name):
+        """What the guest does, if it was asked or not."""
+        path = f'/machine/peripheral/{name}'
+        slot = int(vm.qmp.command('qom-get', path=path,
+                                  property='legacy-addr').split('.')[0], 16)
+        vm.qtest.out(4, EJECT_PORT, 1 << slot)
+        with self.assertRaises(QmpError):
+            vm.qmp.command('qom-list', path=path)
+
+    def remove(self, vm, name):
+        vm.qmp.command('device_del', id=name)
+        self.eject(vm, name)
+
+    def wait_closed(self, vm):
+        """It goes when nobody uses the device any more."""
+        control = vm.vfio.control
+        wait_for('the end of the container', lambda: (
+            not control.containers, f'{control.mapped} mappings'))
+        self.assertEqual(control.mapped, 0)
+
+    def test_hot_add(self):
+        """A vfio device gets what is plugged, and loses it when it goes."""
+        self.for_both(self.check_hot_add)
+
+    def check_hot_add(self, dynamic):
+        vm, device = self.start_driven(dynamic, with_vfio=False)
+        device.plug(SLOT - 3, 6)
+        device.plug(4 * SLOT, SLOT + 1)
+        for remove in (self.remove, self.eject):
+            maps, unmaps = self.counts(vm)
+            vm.qmp.command('device_add', **vm.vfio.device_arguments())
+            self.check(vm, device)
+            self.assertEqual(self.counts(vm),
+                             (maps + vm.vfio.control.mapped, unmaps))
+            device.plug(2 * SLOT, 1)
+            device.unplug(SLOT - 3, 1)
+            self.check(vm, device)
+            # Another one shares the container.
+            counts = self.counts(vm)
+            vm.qmp.command('device_add', **vm.vfio.device_arguments(1))
+            remove(vm, 'fake0')
+            self.assertEqual(self.counts(vm), counts)
+            self.check(vm, device)
+            remove(vm, 'fake1')
+            self.wait_closed(vm)
+            device.unplug(2 * SLOT, 1)
+            device.plug(SLOT - 3, 1)
+
+    def test_hot_add_refused(self):
+        """A vfio device that cannot reach what is plugged is not added."""
+        self.for_both(self.check_hot_add_refused)
+
+    def check_hot_add_refused(self, dynamic):
+        vm, device = self.start_driven(dynamic, with_vfio=False)
+        device.plug(SLOT - 3, 6)
+        device.plug(4 * SLOT, 1)
+        info = device_infos(vm)
+        last = device.address(4 * SLOT)
+        for orders in ({'map_from': device.base, 'map_to': device.base + SIZE},
+                       {'map_from': last, 'map_to': last + BLOCK},
+                       {'map_from': last, 'map_to': last + BLOCK,
+                        'map_errno': errno.ENOSPC}):
+            with self.subTest(**orders):
+                vm.vfio.order(**orders)
+                with self.assertRaisesRegex(
+                        QmpError, 'Region mem0: .*plugged.*'):
+                    vm.qmp.command('device_add', **vm.vfio.device_arguments())
+                self.wait_closed(vm)
+                self.assertEqual(vm.vfio.control.misused, 0)
+                vm.vfio.lift()
+        self.assertEqual(device_infos(vm), info)
+        device.plug(2 * SLOT, 1)
+        vm.qmp.command('device_add', **vm.vfio.device_arguments())
+        self.check(vm, device)
+
+    def test_remove_memory(self):
+        """The virtio-mem device goes, also when nobody asked it to."""
+        self.for_both(self.check_remove_memory)
+
+    def check_remove_memory(self, dynamic):
+        vm, device = self.start_driven(dynamic)
+        device.plug(SLOT - 3, 6)
+        device.unplug(SLOT - 3, 6)
+        vm.qom_set('vm0', 'requested-size', 0)
+        self.remove(vm, 'vm0')
+        self.check_ranges(vm, [])
+        for _ in range(2):
+            vm.qmp.command('device_add',
+                           **vm.machine.devices[0].device_arguments())
+            self.check_ranges(vm, [])
+            device = Driven(vm)
+            device.plug(4 * SLOT - 2, 5)
+            self.check(vm, device)
+            self.eject(vm, 'vm0')
+            self.check_ranges(vm, [])
+        vm.qmp.command('object-del', id='mem0')
+
+    def test_beside_another(self):
+        """Two virtio-mem devices, of which one is added later."""
+        self.for_both(self.check_beside_another)
+
+    def check_beside_another(self, dynamic):
+        vm, first = self.start_driven(dynamic)
+        first.plug(SLOT - 1, 2)
+        other = mem_device(not dynamic, 1, 4 * GIB, 16 * MIB)
+        vm.qmp.command('object-add', qom_type=other.backend,
+                       **other.backend_arguments())
+        vm.qmp.command('device_add', **other.device_arguments())
+        self.check(vm, first)
+        second = Driven(vm, 1, 16 * MIB)
+        second.plug(63, 2)
+        self.check(vm, first, second)
+        vm.vfio.order(map_nth=2)
+        self.assertEqual(second.ask(PLUG, 3, 3), BUSY)
+        self.check(vm, first, second)
+        first.unplug(SLOT - 1, 1)
+        self.check(vm, first, second)
+        self.eject(vm, 'vm0')
+        self.check(vm, second)
+
+    # -- with others ------------------------------------------------------
+
+    def test_iommu(self):
+        """The device's address space is not that of the processors."""
+        self.for_both(self.check_iommu)
+
+    def check_iommu(self, dynamic):
+        vm, device = self.start_driven(
+            dynamic, machine='q35', extra=[
+                '-device', 'intel-iommu,caching-mode=on', *root_ports(1)])
+        for action, first, count in ((device.plug, SLOT - 2, 4),
+                                     (device.unplug, SLOT - 1, 2),
+                                     (device.plug, 4 * SLOT - 1, 2)):
+            action(first, count)
+            self.check_ranges(vm, device.ranges())
+        vm.vfio.order(map_nth=2)
+        self.assertEqual(device.ask(PLUG, 2 * SLOT - 1, 2), BUSY)
+        self.check_ranges(vm, device.ranges())
+
+        # A guest that uses it decides itself what the device can reach.
+        self.translate(vm, True)
+        self.assertEqual(vm.vfio.mapped(), [])
+        device.plug(6 * SLOT, 1)
+        self.assertEqual(vm.vfio.mapped(), [])
+        self.translate(vm, False)
+        self.check_ranges(vm, device.ranges())
+
+        # Nobody can be told, and it is no reason to end a VM.
+        last = device.address(6 * SLOT)
+        self.translate(vm, True)
+        vm.vfio.order(map_from=last, map_to=last + BLOCK)
+        self.translate(vm, False)
+        missing = [part for part in device.ranges()
+                   if not dynamic or part[0] == last]
+        self.check_ranges(vm, set(device.ranges()) - set(missing))
+        self.assertRegex(vm.stderr(), 'vfio: Region mem0: the memory that is '
+                         'plugged in 0x[0-9a-f.x]* cannot be mapped for DMA: '
+                         'Cannot allocate memory')
+        vm.vfio.lift()
+        device.unplug(6 * SLOT, 1)
+        device.plug(6 * SLOT + 1, 1)
+        missing.append((last, last + BLOCK))
+        self.check_ranges(vm, set(device.ranges()) - set(missing))
+        vm.qmp.command('query-status')
+
+    def translate(self, vm, on):
+        """Switch the guest's IOMMU; its tables have nothing in them."""
+        vm.qtest.fill(MIB, 0x1000, 0)
+        vm.qtest.write(8, IOMMU_ROOT, MIB)
+        for command in (IOMMU_SET_ROOT, IOMMU_TRANSLATE):
+            vm.qtest.write(4, IOMMU_COMMAND, command if on else 0)
+        self.assertEqual(bool(vm.qtest.read(4, IOMMU_STATUS)
+                              & IOMMU_TRANSLATE), on)
+
+    def test_memslot_refused(self):
+        """KVM refuses a memslot that vfio has taken already."""
+        if kvm_missing():
+            self.skipTest(f'no KVM: {kvm_missing()}')
+        vm = self.make([mem_device(True)], accel='kvm', kind=FaultyVM).start()
+        device = Driven(vm)
+        device.plug(SLOT - 2, 4)
+        self.check(vm, device)
+        maps, unmaps = self.counts(vm)
+        vm.order(create_from=device.address(3 * SLOT),
+                 create_to=device.address(4 * SLOT))
+        self.assertEqual(device.ask(PLUG, 3 * SLOT - 2, 4), BUSY)
+        self.check(vm, device)
+        self.assertEqual(self.counts(vm), (maps, unmaps))
+        # What KVM does not let go of is mapped, without a block in it.
+        vm.order(delete_from=device.base, delete_to=device.base + GIB)
+        device.unplug(SLOT - 2, 2)
+        self.assertEqual(mapped_aliases(vm), [0, 1])
+        self.check(vm, device)
+        device.plug(0, 3)
+        self.check(vm, device)
+        vm.lift()
+        device.unplug_all()
+        self.assertEqual(mapped_aliases(vm), [])
+        self.check(vm, device)

@@ -103,17 +103,17 @@ def mem_device(dynamic, index=0, size=SIZE, block_size=BLOCK, **options):
 class VfioTest(GuestTest):
 
     def make(self, devices, with_vfio=True, extra=(), options=None,
-             machine='pc', **orders):
+             machine='pc', accel='qtest', kind=QtestVM, **orders):
         """A VM that is not started, with its vfio as vm.vfio."""
         config = Machine(
-            accel='qtest', memory=GIB,
+            accel=accel, memory=GIB,
             max_memory=GIB + max(2 * SIZE,
                                  sum(device.size for device in devices)),
             devices=devices)
-        vm = QtestVM(Settings.binary, config, f'vfio{len(self.vms)}')
-        self.vms.append(vm)
-        self.addCleanup(vm.stop)
         try:
+            vm = kind(Settings.binary, config, f'vfio{len(self.vms)}')
+            self.vms.append(vm)
+            self.addCleanup(vm.stop)
             vm.vfio = FakeVfio(vm, **orders)
         except CompilerMissing as error:
             self.skipTest(str(error))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Migration where an assigned device is at the source or destination."""
+
+import migration
+from config import MIB
+from memory import device_infos
+from memslots import mapped_aliases
+from vfiotest import BLOCK, SLOT, Driven, VfioTest, mem_device
+from virtiomem import BUSY, PLUG
+from waiting import PATIENCE, wait_for
+
+TEXT = bytes(range(256)) * 16
+INCOMING = ('-incoming', 'defer')
+# Both sides have a vfio device that can migrate.
+MIGRATABLE = {'migratable': 1, 'options': {'x_enable_migration': 'on'}}
+
+
+class VfioMigration(VfioTest):
+
+    def finish(self, source, destination):
+        migration.wait_status(source, 'completed')
+        migration.wait_status(destination, 'completed')
+
+    def test_dirty(self):
+        """What the device writes during a migration arrives.
+
+        QEMU asks for dirty pages of plugged blocks, and of those only.
+        """
+        self.for_both(self.check_dirty)
+
+    def check_dirty(self, dynamic):
+        source, device = self.start_driven(dynamic, **MIGRATABLE)
+        device.plug(SLOT - 2, 4)
+        device.plug(3 * SLOT, 3)
+        device.unplug(3 * SLOT + 1, 1)
+        destination = self.start([mem_device(dynamic)], extra=INCOMING,
+                                 **MIGRATABLE)
+
+        # All memory is sent, and the last look at dirty pages is to come.
+        migration.enable(source, 'pause-before-switchover')
+        migration.begin(source, destination)
+        migration.wait_status(source, 'pre-switchover')
+        addresses = [device.address(SLOT - 1) + BLOCK - len(TEXT),
+                     device.address(3 * SLOT + 2)]
+        for address in addresses:
+            source.vfio.dma_write(address, TEXT)
+        source.vfio.order(dirty_from=device.base,
+                          dirty_to=device.address(4 * SLOT))
+        source.qmp.command('migrate-continue', state='pre-switchover')
+        self.finish(source, destination)
+
+        self.assertGreater(source.vfio.control.asked, 0)
+        self.assertEqual(source.vfio.control.asked_unmapped, 0)
+        self.check_ranges(destination, device.ranges())
+        for address in addresses:
+            self.assertEqual(destination.vfio.dma_read(address, len(TEXT)),
+                             TEXT)
+
+    def test_incoming(self):
+        """Blocks that were plugged elsewhere are mapped, each once."""
+        for there in (False, True):
+            with self.subTest(source_dynamic=there):
+                self.for_both(lambda here, there=there:
+                              self.check_incoming(there, here))
+
+    def plugged_source(self, dynamic):
+        source, device = self.start_driven(dynamic, with_vfio=False)
+        device.plug(SLOT - 3, 6)
+        device.plug(4 * SLOT + 5, 2 * SLOT)
+        source.qtest.put(device.address(SLOT), TEXT)
+        return source, device
+
+    def check_incoming(self, there, here):
+        source, device = self.plugged_source(there)
+        destination = self.start([mem_device(here)], extra=INCOMING)
+        self.check_ranges(destination, [])
+        maps, unmaps = self.counts(destination)
+        migration.begin(source, destination)
+        self.finish(source, destination)
+        self.check_ranges(destination, device.ranges())
+        self.assertEqual(self.counts(destination),
+                         (maps + len(device.blocks), unmaps))
+        self.assertEqual(destination.vfio.dma_read(device.address(SLOT),
+                                                   len(TEXT)), TEXT)
+        # It goes on there as it would have here.
+        device = self.resume(destination, device)
+        device.unplug(SLOT - 1, 2)
+        device.plug(7 * SLOT, 1)
+        self.check(destination, device)
+
+    def resume(self, vm, device):
+        """The driver is set up again; the blocks stay."""
+        blocks, device = device.blocks, Driven(vm)
+        device.blocks = set(blocks)
+        return device
+
+    def test_incoming_refused(self):
+        """A destination that cannot map it gives up, the source goes on."""
+        self.for_both(self.check_incoming_refused)
+
+    def check_incoming_refused(self, dynamic):
+        source, device = self.plugged_source(dynamic)
+        before = device_infos(source), mapped_aliases(source)
+        last = device.address(max(device.blocks))
+        destination = self.start([mem_device(dynamic)], extra=INCOMING)
+        destination.vfio.order(map_from=last, map_to=last + BLOCK)
+        for vm in (source, destination):
+            # So that the source hears how it ended.
+            migration.enable(vm, 'return-path')
+        migration.begin(source, destination)
+        migration.wait_status(source, 'failed')
+        # It ends by itself, and not by a signal.
+        self.assertEqual(destination.process.wait(PATIENCE), 1)
+        self.assertIn(f'refuses the {len(device.blocks) * BLOCK:#x} bytes',
+                      destination.stderr())
+
+        self.assertEqual((device_infos(source), mapped_aliases(source)),
+                         before)
+        source.qmp.command('device_add', **source.vfio.device_arguments())
+        self.check(source, device)
+        device.plug(7 * SLOT, 1)
+        self.check(source, device)
+
+    def test_failed(self):
+        """A migration ends without success, and vfio has all as before."""
+        self.for_both(self.check_failed)
+
+    def check_failed(self, dynamic):
+        for end in ('fail', 'cancel'):
+            with self.subTest(end=end):
+                self.check_end(dynamic, end)
+
+    def check_end(self, dynamic, end):
+        vm, device = self.start_driven(dynamic, **MIGRATABLE)
+        # Dirty pages are tracked until the VM runs again.
+        vm.qmp.command('cont')
+        device.plug(SLOT - 3, 6)
+        counts = self.counts(vm)
+        vm.qtest.fill(device.address(SLOT), 4 * MIB, 0xa5)
+        sink = migration.Sink(vm)
+        sink.receive(vm)
+        self.assertEqual(vm.vfio.control.tracking, 1)
+        self.assertEqual(device.ask(PLUG, 0, 1), BUSY)
+        if end == 'fail':
+            sink.fail()
+            migration.wait_status(vm, 'failed')
+        else:
+            vm.qmp.command('migrate_cancel')
+            migration.wait_status(vm, 'cancelled')
+            sink.close()
+        wait_for('the end of dirty tracking', lambda: (
+            not vm.vfio.control.tracking, 'tracked'))
+        self.assertEqual(self.counts(vm), counts)
+        self.check(vm, device)
+        device.plug(5 * SLOT, 1)
+        self.check(vm, device)
