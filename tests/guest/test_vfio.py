@@ -11,7 +11,7 @@ from memory import device_infos
 from memslots import mapped_aliases
 from qmp import QmpError
 from qtestvm import kvm_missing
-from vfiotest import (BLOCK, EJECT_PORT, SIZE, SLOT, Driven, VfioTest,
+from vfiotest import (BLOCK, SIZE, SLOT, Driven, VfioTest,
                       mem_device)
 from virtiomem import ACK, BUSY, PLUG, UNPLUGGED, Request
 from waiting import wait_for
@@ -190,15 +190,6 @@ class Vfio(VfioTest):
             self.check(vm, device)
 
     # -- devices come and go ----------------------------------------------
-
-    def eject(self, vm, name):
-        """What the guest does, if it was asked or not."""
-        path = f'/machine/peripheral/{name}'
-        slot = int(vm.qmp.command('qom-get', path=path,
-                                  property='legacy-addr').split('.')[0], 16)
-        vm.qtest.out(4, EJECT_PORT, 1 << slot)
-        with self.assertRaises(QmpError):
-            vm.qmp.command('qom-list', path=path)
 
     def remove(self, vm, name):
         vm.qmp.command('device_del', id=name)

@@ -11,6 +11,7 @@ from config import GIB, MACHINES, MIB, MemDevice
 from fakevfio import READ, WRITE, FakeVfio
 from faults import CompilerMissing
 from guesttest import GuestTest, Settings
+from qmp import QmpError
 from qtestvm import Machine, QtestVM
 from virtiomem import ACK, PLUG, UNPLUG, VirtioMem
 
@@ -138,6 +139,15 @@ class VfioTest(GuestTest):
                 check(dynamic)
             for vm in self.vms:
                 vm.stop()
+
+    def eject(self, vm, name):
+        """What the guest does, if it was asked or not."""
+        path = f'/machine/peripheral/{name}'
+        slot = int(vm.qmp.command('qom-get', path=path,
+                                  property='legacy-addr').split('.')[0], 16)
+        vm.qtest.out(4, EJECT_PORT, 1 << slot)
+        with self.assertRaises(QmpError):
+            vm.qmp.command('qom-list', path=path)
 
     # -- the model --------------------------------------------------------
 
