@@ -180,6 +180,14 @@ bool virtio_mem_blocks_load(VirtIOMEMBlocks *blocks,
     return true;
 }
 
+bool virtio_mem_blocks_equal(const VirtIOMEMBlocks *a, const VirtIOMEMBlocks *b)
+{
+    assert(a->nb_blocks == b->nb_blocks);
+
+    return a->nb_plugged == b->nb_plugged &&
+           bitmap_equal(a->plugged, b->plugged, a->nb_blocks);
+}
+
 uint64_t virtio_mem_blocks_usable_size_for(const VirtIOMEMBlocks *blocks,
                                        uint64_t requested_size,
                                        uint64_t extent)

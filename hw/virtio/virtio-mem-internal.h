@@ -7,7 +7,8 @@
  *
  *     virtio-mem            QOM, properties, configuration space, reset
  *     virtio-mem-requests   the guest's wishes
- *     virtio-mem-migration  the stream, and when to keep still
+ *     virtio-mem-stream     what migrates
+ *     virtio-mem-migration  when to keep still
  *     virtio-mem-plug       carries out a change
  *     virtio-mem-memslots   maps what is in use
  *     virtio-mem-discard    tells the users of the region
@@ -292,6 +293,19 @@ int virtio_mem_unplug_all(VirtIOMEM *vmem, bool whole_region);
 int virtio_mem_discard_unplugged(VirtIOMEM *vmem);
 
 /**
+ * virtio_mem_preallocate_plugged - allocate host memory for all plugged blocks
+ * @vmem: the realized device, with blocks whose content is yet to come
+ * @errp: the reason of the host
+ *
+ * Uses as many threads as the memory backend's 'prealloc-threads' says. What
+ * is populated keeps its content.
+ *
+ * Returns: true if all of it has host memory; false with @errp set if there is
+ * not enough, and then a part of it may have.
+ */
+bool virtio_mem_preallocate_plugged(VirtIOMEM *vmem, Error **errp);
+
+/**
  * virtio_mem_set_requested_size - ask the guest for another size
  * @vmem: the realized device
  * @size: in bytes, a multiple of the block size, at most the region's size
@@ -339,9 +353,36 @@ void virtio_mem_requests_cleanup(VirtIOMEM *vmem);
  */
 void virtio_mem_requests_resume(VirtIOMEM *vmem);
 
-/* -- virtio-mem-migration: the stream, and when to keep still -- */
+/* -- virtio-mem-stream: what migrates -- */
 
 extern const VMStateDescription vmstate_virtio_mem_device;
+
+/**
+ * virtio_mem_stream_init - accept what is plugged before the memory comes
+ * @vmem: the device with its geometry known, attached to its bus
+ *
+ * And send it, if the user wants that.
+ */
+void virtio_mem_stream_init(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_stream_cleanup - undo virtio_mem_stream_init()
+ * @vmem: the device, still attached to its bus
+ */
+void virtio_mem_stream_cleanup(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_stream_check_features - may this guest be loaded here?
+ * @vdev: the realized device, its state just loaded
+ *
+ * Called by virtio as the last step of loading.
+ *
+ * Returns: 0; or -EINVAL, with a message for the user, if the guest's driver
+ * may read unplugged memory, which dynamic memslots do not map.
+ */
+int virtio_mem_stream_check_features(VirtIODevice *vdev);
+
+/* -- virtio-mem-migration: when to keep still -- */
 
 /**
  * virtio_mem_migration_init - start to watch migrations

@@ -57,22 +57,20 @@ static int map_memslots(VirtIOMEM *vmem, VirtIOMEMRange range)
     return ret;
 }
 
-static int preallocate(VirtIOMEM *vmem, VirtIOMEMRange range)
+static bool preallocate(VirtIOMEM *vmem, VirtIOMEMRange range,
+                        unsigned int nb_threads, Error **errp)
 {
-    MemoryRegion *mr = &vmem->memdev->mr;
-    char *area = memory_region_get_ram_ptr(mr);
+    HostMemoryBackend *memdev = vmem->memdev;
+    char *area = memory_region_get_ram_ptr(&memdev->mr);
+    const uint64_t offset = virtio_mem_range_offset(&vmem->blocks, range);
+    const uint64_t size = virtio_mem_range_size(&vmem->blocks, range);
     Error *err = NULL;
 
-    qemu_prealloc_mem(memory_region_get_fd(mr),
-                      area + virtio_mem_range_offset(&vmem->blocks, range),
-                      virtio_mem_range_size(&vmem->blocks, range),
-                      1, NULL, &err);
-    if (!err) {
-        return 0;
-    }
-
-    warn_once(vmem, &vmem->prealloc_warned, err);
-    return -ENOMEM;
+    qemu_prealloc_mem(memory_region_get_fd(&memdev->mr), area + offset, size,
+                      nb_threads, memdev->prealloc_context, &err);
+    trace_virtio_mem_preallocate(offset, size, nb_threads, !err);
+    error_propagate(errp, err);
+    return !err;
 }
 
 int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range)
@@ -82,13 +80,16 @@ int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range)
      * unplugged, and hear of them below, like everybody else.
      */
     int ret = map_memslots(vmem, range);
+    Error *err = NULL;
 
     if (ret) {
         return ret;
     }
 
-    if (vmem->prealloc) {
-        ret = preallocate(vmem, range);
+    /* One thread: the guest asks for little at a time. */
+    if (vmem->prealloc && !preallocate(vmem, range, 1, &err)) {
+        warn_once(vmem, &vmem->prealloc_warned, err);
+        ret = -ENOMEM;
     }
     if (!ret) {
         ret = virtio_mem_discard_notify_populate(vmem, range);
@@ -166,6 +167,19 @@ int virtio_mem_discard_unplugged(VirtIOMEM *vmem)
         first_error = first_error ?: ret;
     }
     return first_error;
+}
+
+bool virtio_mem_preallocate_plugged(VirtIOMEM *vmem, Error **errp)
+{
+    VirtIOMEMRange within = vmem->blocks.hull;
+    VirtIOMEMRange run;
+
+    while (virtio_mem_blocks_next(&vmem->blocks, &within, true, &run)) {
+        if (!preallocate(vmem, run, vmem->memdev->prealloc_threads, errp)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 void virtio_mem_set_requested_size(VirtIOMEM *vmem, uint64_t size)

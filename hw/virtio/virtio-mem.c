@@ -281,6 +281,7 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
     virtio_mem_requests_init(vmem);
     virtio_mem_set_requested_size(vmem, vmem->requested_size);
     virtio_mem_migration_init(vmem);
+    virtio_mem_stream_init(vmem);
 
     host_memory_backend_set_mapped(vmem->memdev, true);
     vmstate_register_ram(mr, dev);
@@ -317,6 +318,7 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     vmstate_unregister_ram(mr, dev);
     host_memory_backend_set_mapped(vmem->memdev, false);
 
+    virtio_mem_stream_cleanup(vmem);
     virtio_mem_migration_cleanup(vmem);
     virtio_mem_requests_cleanup(vmem);
     virtio_cleanup(VIRTIO_DEVICE(dev));
@@ -420,6 +422,8 @@ static Property virtio_mem_properties[] = {
                      dynamic_memslots, false),
     DEFINE_PROP_UINT32(VIRTIO_MEM_MAX_MEMSLOTS_PROP, VirtIOMEM, max_memslots,
                        0),
+    DEFINE_PROP_BOOL(VIRTIO_MEM_EARLY_MIGRATION_PROP, VirtIOMEM,
+                     early_migration, false),
     DEFINE_PROP_ON_OFF_AUTO(VIRTIO_MEM_UNPLUGGED_INACCESSIBLE_PROP, VirtIOMEM,
                             unplugged_inaccessible, ON_OFF_AUTO_ON),
     DEFINE_PROP_END_OF_LIST(),
@@ -466,6 +470,7 @@ static void virtio_mem_class_init(ObjectClass *klass, void *data)
     vdc->get_features = virtio_mem_get_features;
     vdc->validate_features = virtio_mem_validate_features;
     vdc->vmsd = &vmstate_virtio_mem_device;
+    vdc->post_load = virtio_mem_stream_check_features;
 
     virtio_mem_discard_class_init(klass);
 }

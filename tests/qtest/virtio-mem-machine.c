@@ -355,14 +355,39 @@ void vmem_slot_power_off(VMemMachine *m, int slot)
 }
 
 /* Both ends run at full speed. */
-void vmem_migrate(VMemMachine *from, VMemMachine *to)
+static void begin_migration(VMemMachine *from, VMemMachine *to,
+                            uint64_t bytes_per_second)
 {
     g_autofree char *uri = g_strdup_printf("unix:%s/migration", to->dir);
 
     vmem_qmp_ok(to, "migrate-incoming", "{ 'uri': %s }", uri);
-    vmem_qmp_ok(from, "migrate-set-parameters",
-                "{ 'max-bandwidth': 1000000000000 }");
+    vmem_qmp_ok(from, "migrate-set-parameters", "{ 'max-bandwidth': %" PRId64
+                ", 'max-postcopy-bandwidth': %" PRId64 " }", bytes_per_second,
+                bytes_per_second);
     vmem_qmp_ok(from, "migrate", "{ 'uri': %s }", uri);
+}
+
+void vmem_migrate(VMemMachine *from, VMemMachine *to)
+{
+    begin_migration(from, to, 1000000000000);
+}
+
+void vmem_migrate_slowly(VMemMachine *from, VMemMachine *to)
+{
+    begin_migration(from, to, 1000);
+    vmem_wait_migration(from, "active");
+}
+
+void vmem_wait_refusal(VMemMachine *m)
+{
+    gint64 start = g_get_monotonic_time();
+
+    qtest_set_expected_status(m->qts, EXIT_FAILURE);
+    while (qtest_probe_child(m->qts)) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <,
+                        VMEM_HANG_TIMEOUT_US);
+        g_usleep(1000);
+    }
 }
 
 static char *migration_status(VMemMachine *m)
@@ -419,7 +444,6 @@ bool vmem_begin_postcopy(VMemMachine *from, VMemMachine *to)
 {
     const char *on = "{ 'capabilities': [ { 'capability': 'postcopy-ram',"
                      " 'state': true } ] }";
-    g_autofree char *uri = g_strdup_printf("unix:%s/migration", to->dir);
     g_autofree char *error = vmem_qmp_error(to, "migrate-set-capabilities",
                                             "%p", qobject_from_json(on, NULL));
 
@@ -429,11 +453,7 @@ bool vmem_begin_postcopy(VMemMachine *from, VMemMachine *to)
     }
     vmem_qmp_ok(from, "migrate-set-capabilities", "%p",
                 qobject_from_json(on, NULL));
-    vmem_qmp_ok(from, "migrate-set-parameters", "{ 'max-bandwidth': 1000,"
-                " 'max-postcopy-bandwidth': 1000 }");
-    vmem_qmp_ok(to, "migrate-incoming", "{ 'uri': %s }", uri);
-    vmem_qmp_ok(from, "migrate", "{ 'uri': %s }", uri);
-    vmem_wait_migration(from, "active");
+    vmem_migrate_slowly(from, to);
     vmem_qmp_ok(from, "migrate-start-postcopy", "{}");
     vmem_wait_migration(from, "postcopy-active");
     vmem_wait_running(to);

@@ -78,6 +78,10 @@ void vmem_slot_power_off(VMemMachine *m, int slot);
 /* Migrations; a status that another one follows may be missed. */
 #define VMEM_INCOMING " -incoming defer "
 void vmem_migrate(VMemMachine *from, VMemMachine *to);
+/* Does not end by itself: a few pages a second. */
+void vmem_migrate_slowly(VMemMachine *from, VMemMachine *to);
+/* A destination that refuses what it gets says why and ends. */
+void vmem_wait_refusal(VMemMachine *m);
 void vmem_wait_migration(VMemMachine *m, const char *status);
 void vmem_wait_running(VMemMachine *m);
 

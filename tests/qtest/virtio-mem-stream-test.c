@@ -16,19 +16,6 @@
     "-numa node,memdev=n0 -numa node,memdev=n1 "
 #define DEVICE  "-device virtio-mem-pci,id=vm0,memdev=mem0,addr=4,"
 
-/* A destination that refuses what it gets says why and ends. */
-static void wait_refusal(VMemMachine *m)
-{
-    gint64 start = g_get_monotonic_time();
-
-    qtest_set_expected_status(m->qts, EXIT_FAILURE);
-    while (qtest_probe_child(m->qts)) {
-        g_assert_cmpint(g_get_monotonic_time() - start, <,
-                        VMEM_HANG_TIMEOUT_US);
-        g_usleep(1000);
-    }
-}
-
 /* The message has to name the property and both values. */
 static void assert_said(VMemMachine *m, const char *property,
                         const char *source_value, const char *value)
@@ -57,7 +44,7 @@ static void check_mismatch(const char *options, const char *property,
     VMemMachine *to = vmem_machine_start("%s" VMEM_INCOMING, dest_options);
 
     vmem_migrate(from, to);
-    wait_refusal(to);
+    vmem_wait_refusal(to);
     assert_said(to, property, source_value, value);
     vmem_machine_stop(to);
 
@@ -155,7 +142,7 @@ static void load_stream(const char *stream, size_t len, bool accepted)
     if (accepted) {
         vmem_wait_running(m);
     } else {
-        wait_refusal(m);
+        vmem_wait_refusal(m);
         g_assert_cmpint(vmem_machine_count_in_log(m, "virtio-mem"), >, 0);
     }
     vmem_machine_stop(m);

@@ -159,6 +159,18 @@ bool virtio_mem_blocks_load(VirtIOMEMBlocks *blocks,
                             const unsigned long *plugged);
 
 /**
+ * virtio_mem_blocks_equal - are the same blocks plugged?
+ * @a: blocks of a device
+ * @b: blocks with the same geometry
+ *
+ * The usable region may differ.
+ *
+ * Returns: true if each block of @a is in the same state in @b.
+ */
+bool virtio_mem_blocks_equal(const VirtIOMEMBlocks *a,
+                             const VirtIOMEMBlocks *b);
+
+/**
  * virtio_mem_blocks_usable_size_for - the usable region that a request deserves
  * @blocks: the device's blocks
  * @requested_size: in bytes, multiple of the block size, at most the region

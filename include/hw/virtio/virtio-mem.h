@@ -28,6 +28,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOMEM, VIRTIO_MEM)
 #define VIRTIO_MEM_ADDR_PROP "memaddr"
 #define VIRTIO_MEM_BLOCK_SIZE_PROP "block-size"
 #define VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP "dynamic-memslots"
+#define VIRTIO_MEM_EARLY_MIGRATION_PROP "x-early-migration"
 #define VIRTIO_MEM_MAX_MEMSLOTS_PROP "max-memslots"
 #define VIRTIO_MEM_MEMDEV_PROP "memdev"
 #define VIRTIO_MEM_NODE_PROP "node"
@@ -89,6 +90,7 @@ typedef struct VirtIOMEMMemslots {
  * @dynamic_memslots: map only those parts that hold plugged blocks
  * @max_memslots: what the user allows, 0 for no limit
  * @memslots_warned: the user knows that one could not be mapped
+ * @early_migration: send what is plugged before the memory
  * @blocks: geometry and state, valid while realized
  * @memslots: used with @dynamic_memslots
  * @usable_extent: see virtio_mem_usable_extent(), in bytes
@@ -121,6 +123,7 @@ struct VirtIOMEM {
     bool dynamic_memslots;
     uint32_t max_memslots;
     bool memslots_warned;
+    bool early_migration;
 
     VirtIOMEMBlocks blocks;
     VirtIOMEMMemslots memslots;
