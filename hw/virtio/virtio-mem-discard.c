@@ -212,7 +212,15 @@ static bool rdm_is_populated(const RamDiscardManager *rdm,
     const VirtIOMEM *vmem = VIRTIO_MEM(rdm);
     const VirtIOMEMRange range = section_blocks(vmem, section);
 
-    return range.first < range.end &&
+    if (range.first == range.end) {
+        return false;
+    }
+    /*
+     * What is not plugged at the source is not touched before our state is
+     * here. To take the rest for discarded would make zeroes of it, if the
+     * source is to send it on demand (postcopy).
+     */
+    return vmem->state_awaited ||
            virtio_mem_blocks_state(&vmem->blocks, range) ==
            VIRTIO_MEM_BLOCKS_PLUGGED;
 }

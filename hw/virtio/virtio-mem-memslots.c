@@ -13,10 +13,52 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "exec/cpu-common.h"
+#include "sysemu/runstate.h"
 #include "virtio-mem-internal.h"
 #include "trace.h"
 
 #define CONTAINER_NAME "virtio-mem"
+
+/* -- the container, where no memslot is -- */
+
+static uint64_t container_read(void *opaque, hwaddr offset, unsigned int size)
+{
+    const VirtIOMEM *vmem = opaque;
+    const char *area = memory_region_get_ram_ptr(&vmem->memdev->mr);
+
+    return ldn_le_p(area + offset, size);
+}
+
+/*
+ * A device whose state is loaded before ours looks into its queue. That may be
+ * in memory which is plugged, but which we do not know of yet: at that time,
+ * and then only, the container reads as what is below.
+ */
+static bool container_accepts(void *opaque, hwaddr offset, unsigned int size,
+                              bool is_write, MemTxAttrs attrs)
+{
+    const VirtIOMEM *vmem = opaque;
+
+    return !is_write && (vmem->state_awaited ||
+                         runstate_check(RUN_STATE_PRELAUNCH) ||
+                         runstate_check(RUN_STATE_RESTORE_VM));
+}
+
+static const MemoryRegionOps container_ops = {
+    .read = container_read,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .valid = {
+        .min_access_size = 1,
+        .max_access_size = 8,
+        .unaligned = true,
+        .accepts = container_accepts,
+    },
+    .impl = {
+        .min_access_size = 1,
+        .max_access_size = 8,
+        .unaligned = true,
+    },
+};
 
 /* -- before realize: how many there will be -- */
 
@@ -38,8 +80,8 @@ MemoryRegion *virtio_mem_memslots_container(VirtIOMEM *vmem)
          * below: as without memslots, and so that to map one never uncovers or
          * covers memory of others.
          */
-        memory_region_init_io(&slots->container, OBJECT(vmem), NULL, NULL,
-                              CONTAINER_NAME, memory_region_size(mr));
+        memory_region_init_io(&slots->container, OBJECT(vmem), &container_ops,
+                              vmem, CONTAINER_NAME, memory_region_size(mr));
         /* The guest sees the same addresses with and without memslots. */
         slots->container.align = memory_region_get_alignment(mr);
         slots->has_container = true;

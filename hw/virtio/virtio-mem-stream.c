@@ -18,6 +18,7 @@
 #include "migration/register.h"
 #include "qapi/error.h"
 #include "standard-headers/linux/virtio_mem.h"
+#include "sysemu/runstate.h"
 #include "virtio-mem-internal.h"
 #include "trace.h"
 
@@ -288,6 +289,7 @@ static int take_over(VirtIOMEM *vmem, VirtIOMEMBlocks *blocks, bool early)
     VirtIOMEMBlocks old_blocks = vmem->blocks;
     int ret;
 
+    vmem->state_awaited = false;
     if (known) {
         vmem->blocks = *blocks;
         virtio_mem_blocks_destroy(&old_blocks);
@@ -454,6 +456,7 @@ void virtio_mem_stream_init(VirtIOMEM *vmem)
     g_autofree char *name = id ? g_strdup_printf("%s/" EARLY_SECTION, id)
                                : g_strdup(EARLY_SECTION);
 
+    vmem->state_awaited = runstate_check(RUN_STATE_INMIGRATE);
     register_savevm_live(name, VMSTATE_INSTANCE_ID_ANY,
                          vmstate_virtio_mem_plugged.version_id,
                          vmem->early_migration ? &early_handlers

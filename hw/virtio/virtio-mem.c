@@ -249,6 +249,8 @@ static void virtio_mem_vm_state_changed(void *opaque, bool running,
     VirtIOMEM *vmem = opaque;
 
     if (running) {
+        /* A stream need not have anything for a device. */
+        vmem->state_awaited = false;
         virtio_mem_requests_resume(vmem);
         virtio_mem_migration_resume(vmem);
     }

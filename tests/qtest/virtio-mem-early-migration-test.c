@@ -158,7 +158,8 @@ static void check_prealloc(const char *from_options, const char *to_options,
     if (preallocated) {
         g_assert_cmphex(region_rss(to), ==, PLUGGED * BLOCK_SIZE);
         /* Each of the two runs, with the threads of the backend. */
-        g_assert_cmpint(vmem_machine_count_in_log(to, "threads=3 done=1"), ==, 2);
+        g_assert_cmpint(vmem_machine_count_in_log(to, "threads=3 done=1"), ==,
+                        2);
     } else {
         g_assert_cmphex(region_rss(to), <, PLUGGED * BLOCK_SIZE);
     }

@@ -14,6 +14,7 @@
 #include "qapi/qmp/qjson.h"
 #include "qapi/qmp/qlist.h"
 #include "qapi/qmp/qnum.h"
+#include "standard-headers/linux/virtio_pci.h"
 #include "virtio-mem-machine.h"
 
 /* Where the boot memory of the virt machine is, and what is sure to be there */
@@ -178,13 +179,40 @@ QVirtioMem *vmem_machine_follow(VMemMachine *m, QVirtioMem *source)
 {
     QVirtioMem *vmem;
 
-    migrate_allocator(source->alloc, &m->alloc);
+    if (!m->drivers->len) {
+        migrate_allocator(source->alloc, &m->alloc);
+    }
     vmem = qvirtio_mem_follow(source, m->bus, &m->alloc);
     g_ptr_array_add(m->drivers, vmem);
     /* The allocator of the source has nothing left that could be freed. */
     g_free(container_of(source->vq, QVirtQueuePCI, vq));
     source->vq = NULL;
     return vmem;
+}
+
+uint64_t vmem_move_ring(QVirtioMem *vmem, uint64_t addr)
+{
+    QVirtioPCIDevice *pci = vmem->pci;
+    uint64_t old;
+
+    qvirtio_start_device(vmem->vdev);
+    qvirtio_mem_stop(vmem);
+    qvirtio_set_features(vmem->vdev, qvirtio_mem_negotiable(vmem));
+    vmem->vq = qvirtqueue_setup(vmem->vdev, vmem->alloc, 0);
+    old = vmem->vq->desc;
+    g_assert_cmpint(vmem->vq->size, ==, 128);
+
+    /* Without gaps, so that each of its three parts can be at the boundary. */
+    vmem->vq->align = sizeof(uint32_t);
+    qvring_init(vmem->qts, vmem->alloc, vmem->vq, addr);
+    /* The library cuts it to 32 bits. Fresh memory is an empty ring. */
+    vmem->vq->used = addr + VMEM_RING_USED;
+    vmem->vdev->bus->set_queue_address(vmem->vdev, vmem->vq);
+    /* The device looks at the address when the queue is enabled. */
+    qpci_io_writew(pci->pdev, pci->bar, pci->common_cfg_offset +
+                   offsetof(struct virtio_pci_common_cfg, queue_enable), 1);
+    qvirtio_set_driver_ok(vmem->vdev);
+    return old;
 }
 
 static char *G_GNUC_PRINTF(3, 0)

@@ -51,6 +51,14 @@ void vmem_machine_reset(VMemMachine *m);
 /* Drivers belong to the machine and end with it. */
 QVirtioMem *vmem_machine_drive(VMemMachine *m, const char *id, int slot);
 QVirtioMem *vmem_machine_follow(VMemMachine *m, QVirtioMem *source);
+/*
+ * The ring of @vmem goes to @addr, fresh memory. Returns where it was, for who
+ * cleans up.
+ */
+#define VMEM_RING_AVAIL (128 * sizeof(struct vring_desc))
+#define VMEM_RING_USED  (VMEM_RING_AVAIL + \
+                         QEMU_ALIGN_UP((3 + 128) * sizeof(uint16_t), 4))
+uint64_t vmem_move_ring(QVirtioMem *vmem, uint64_t addr);
 
 /*
  * The error that a command ends with, NULL where it succeeds. Arguments are

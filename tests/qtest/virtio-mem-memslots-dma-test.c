@@ -141,45 +141,13 @@ static void test_buffers(void)
     tear_down(&f);
 }
 
-/* Parts of a ring of 128 descriptors. */
-#define AVAIL_OFFSET    (128 * sizeof(struct vring_desc))
-#define USED_OFFSET     (AVAIL_OFFSET + \
-                         QEMU_ALIGN_UP((3 + 128) * sizeof(uint16_t), 4))
-
-/* The driver's ring goes to @addr; what it had before is kept for clean-up. */
-static uint64_t move_ring(Fixture *f, uint64_t addr)
-{
-    QVirtioMem *vmem = f->vmem;
-    QVirtioPCIDevice *pci = vmem->pci;
-    uint64_t old;
-
-    qvirtio_start_device(vmem->vdev);
-    qvirtio_mem_stop(vmem);
-    qvirtio_set_features(vmem->vdev, qvirtio_mem_negotiable(vmem));
-    vmem->vq = qvirtqueue_setup(vmem->vdev, vmem->alloc, 0);
-    old = vmem->vq->desc;
-    g_assert_cmpint(vmem->vq->size, ==, 128);
-
-    /* Without gaps, so that each of its three parts can be at the boundary. */
-    vmem->vq->align = sizeof(uint32_t);
-    qvring_init(f->m->qts, vmem->alloc, vmem->vq, addr);
-    /* The library cuts it to 32 bits. Fresh memory is an empty ring. */
-    vmem->vq->used = addr + USED_OFFSET;
-    vmem->vdev->bus->set_queue_address(vmem->vdev, vmem->vq);
-    /* The device looks at the address when the queue is enabled. */
-    qpci_io_writew(pci->pdev, pci->bar, pci->common_cfg_offset +
-                   offsetof(struct virtio_pci_common_cfg, queue_enable), 1);
-    qvirtio_set_driver_ok(vmem->vdev);
-    return old;
-}
-
 static void check_ring_at(uint64_t before_boundary)
 {
     Fixture f;
     uint64_t old;
 
     set_up(&f);
-    old = move_ring(&f, BOUNDARY(&f.c) - before_boundary);
+    old = vmem_move_ring(f.vmem, BOUNDARY(&f.c) - before_boundary);
     /* Far from the ring. */
     change_neighbours(&f, BOUNDARY(&f.c) - BLOCK_SIZE / 2,
                       BOUNDARY(&f.c) + BLOCK_SIZE / 2);
@@ -201,15 +169,15 @@ static void test_ring_descriptors_across(void)
 
 static void test_ring_available_across(void)
 {
-    check_ring_at(AVAIL_OFFSET + sizeof(uint16_t));
-    check_ring_at(AVAIL_OFFSET + 3 * sizeof(uint16_t));
+    check_ring_at(VMEM_RING_AVAIL + sizeof(uint16_t));
+    check_ring_at(VMEM_RING_AVAIL + 3 * sizeof(uint16_t));
 }
 
 static void test_ring_used_across(void)
 {
     /* Between its index and its first entry, and in an entry. */
-    check_ring_at(USED_OFFSET + 4);
-    check_ring_at(USED_OFFSET + 8);
+    check_ring_at(VMEM_RING_USED + 4);
+    check_ring_at(VMEM_RING_USED + 8);
 }
 
 /* A guest that pulls the rug from under its own feet falls, and only that. */
@@ -258,7 +226,7 @@ static void test_ring_unplugged(void)
 
     set_up(&f);
     out = guest_alloc(f.vmem->alloc, 4096);
-    old = move_ring(&f, BOUNDARY(&f.c));
+    old = vmem_move_ring(f.vmem, BOUNDARY(&f.c));
     req = qvirtio_mem_make_request(VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0);
     send_at(&f, &req, out, out + 64);
     /* The answer is on the ring, which is not there. */

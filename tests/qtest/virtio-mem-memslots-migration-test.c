@@ -298,6 +298,64 @@ out:
     vmem_machine_stop(to);
 }
 
+/* -- a device that is loaded first and has its queue in plugged memory -- */
+
+static void check_queue_in_plugged(const char *options, bool postcopy)
+{
+    const char *devices = VMEM_BACKEND("mem1", "2G") VMEM_BACKEND("mem0", "6G")
+                          "-device virtio-mem-pci,id=vm1,memdev=mem1,addr=3,"
+                          "block-size=2M " DEVICE "dynamic-memslots=on";
+    VMemMachine *from = vmem_machine_start("%s%s", devices, options);
+    VMemMachine *to = vmem_machine_start("%s%s" VMEM_INCOMING, devices,
+                                         options);
+    QVirtioMem *second = vmem_machine_drive(from, "vm0", 4);
+    QVirtioMem *first = vmem_machine_drive(from, "vm1", 3);
+    QVirtioMemConfig c = qvirtio_mem_request_blocks(second, SLOT_BLOCKS);
+    uint64_t old_ring;
+
+    assert_ack(qvirtio_mem_plug(second, c.addr + 8 * BLOCK_SIZE, 1));
+    old_ring = vmem_move_ring(first, c.addr + 8 * BLOCK_SIZE);
+    c = qvirtio_mem_request_blocks(first, 8);
+    assert_ack(qvirtio_mem_plug(first, c.addr, 3));
+    assert_ack(qvirtio_mem_unplug(first, c.addr + BLOCK_SIZE, 1));
+
+    if (!postcopy) {
+        vmem_migrate(from, to);
+        vmem_wait_migration(from, "completed");
+        vmem_wait_running(to);
+    } else if (vmem_begin_postcopy(from, to)) {
+        vmem_end_postcopy(from);
+        vmem_wait_migration(to, "completed");
+    } else {
+        goto out;
+    }
+    second = vmem_machine_follow(to, second);
+    first = vmem_machine_follow(to, first);
+
+    g_assert_false(qvirtio_mem_needs_reset(first));
+    g_assert_cmphex(qvirtio_mem_config(first).plugged_size, ==, 2 * BLOCK_SIZE);
+    assert_ack(qvirtio_mem_plug(first, c.addr + BLOCK_SIZE, 1));
+    assert_ack(qvirtio_mem_unplug_all(first));
+    assert_ack(qvirtio_mem_unplug_all(second));
+
+out:
+    first->vq->desc = old_ring;
+    vmem_machine_stop(from);
+    vmem_machine_stop(to);
+}
+
+static void test_queue_in_plugged(void)
+{
+    check_queue_in_plugged("", false);
+    check_queue_in_plugged(",x-early-migration=on", false);
+}
+
+static void test_queue_in_plugged_postcopy(void)
+{
+    check_queue_in_plugged("", true);
+    check_queue_in_plugged(",x-early-migration=on", true);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -311,6 +369,10 @@ int main(int argc, char **argv)
     qtest_add_func("/virtio-mem/memslots/migration/while-active",
                    test_while_active);
     qtest_add_func("/virtio-mem/memslots/migration/postcopy", test_postcopy);
+    qtest_add_func("/virtio-mem/memslots/migration/queue-in-plugged",
+                   test_queue_in_plugged);
+    qtest_add_func("/virtio-mem/memslots/migration/queue-in-plugged-postcopy",
+                   test_queue_in_plugged_postcopy);
 
     return g_test_run();
 }

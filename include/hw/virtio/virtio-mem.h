@@ -104,6 +104,7 @@ typedef struct VirtIOMEMMemslots {
  * @machine_ready: called when the buses are there and will be reset before us
  * @vm_state: called when the VM starts and stops
  * @guest_left: the guest has migrated away, and this VM did not run since
+ * @state_awaited: a migration comes in and has not told yet what is plugged
  * @kick_owed: the guest was answered BUSY because of a migration, or was
  *             migrated and may have been; it waits for a sign
  * @kick_timer: looks again while only an incoming postcopy holds up the sign
@@ -141,6 +142,7 @@ struct VirtIOMEM {
     Notifier machine_ready;
     VMChangeStateEntry *vm_state;
     bool guest_left;
+    bool state_awaited;
     bool kick_owed;
     QEMUTimer *kick_timer;
     VirtIOMEMStream stream;
