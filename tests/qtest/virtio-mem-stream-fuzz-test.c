@@ -1,0 +1,724 @@
+/*
+ * virtio-mem: thousands of damaged streams, judged by a naive model
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A process loads a snapshot again and again. Between any two times the test
+ * writes another stream to where the snapshot is in the file. Such a stream
+ * has only sections of the device, two of them: what the device had last, for
+ * loading a snapshot begins with a reset, and the same with changes. Bytes that
+ * are not the device's own stay as they are. What the device made of it is seen
+ * in the state that it saves afterwards.
+ *
+ * VIRTIO_MEM_FUZZ_COUNT   number of streams for each device
+ * VIRTIO_MEM_FUZZ_SEED    where the random numbers start
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "qapi/qmp/qlist.h"
+#include "virtio-mem-machine.h"
+
+#define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
+
+#define SECTION         "0000:00:04.0/virtio-mem"
+#define SECTION_FOOTER  0x7e
+#define DESCRIPTION     6
+#define END_OF_STREAM   0
+#define CLUSTER_SIZE    (2 * MiB)
+
+#define DEFAULT_COUNT   1200
+#define DEFAULT_SEED    5
+#define STREAMS_A_ROUND 300
+
+/* -- the device's part of the stream, in the order in which it is sent -- */
+
+typedef enum Field {
+    ADDR, REGION, BLOCK_SIZE, NODE, USABLE, PLUGGED, REQUESTED, BITMAP
+} Field;
+
+static const size_t offsets[] = { 0, 8, 16, 24, 28, 36, 44, 52 };
+
+static uint64_t get_field(const uint8_t *part, Field field)
+{
+    const uint8_t *at = part + offsets[field];
+
+    return field == NODE ? (uint32_t)ldl_be_p(at) : ldq_be_p(at);
+}
+
+static void set_field(uint8_t *part, Field field, uint64_t value)
+{
+    if (field == NODE) {
+        stl_be_p(part + offsets[NODE], value);
+    } else {
+        stq_be_p(part + offsets[field], value);
+    }
+}
+
+static bool get_bit(const uint8_t *part, uint64_t block)
+{
+    uint64_t word = ldq_be_p(part + offsets[BITMAP] + block / 64 * 8);
+
+    return word >> (block % 64) & 1;
+}
+
+static void set_bit_to(uint8_t *part, uint64_t block, bool value)
+{
+    uint8_t *at = part + offsets[BITMAP] + block / 64 * 8;
+    uint64_t mask = 1ull << (block % 64);
+
+    stq_be_p(at, value ? ldq_be_p(at) | mask : ldq_be_p(at) & ~mask);
+}
+
+/* -- a device under test -- */
+
+typedef struct Setup {
+    const char *options;
+    uint64_t size;
+    uint64_t block_size;
+    bool dynamic;
+} Setup;
+
+typedef struct Fuzz {
+    const Setup *setup;
+    VMemMachine *m;
+    QVirtioMem *vmem;
+    GRand *rand;
+    char *path;         /* for what the device saves */
+    uint64_t addr;
+    uint64_t blocks;
+    /* The section around the device's part, and the length of the part. */
+    GByteArray *head;
+    GByteArray *tail;
+    size_t len;
+    uint8_t *current;   /* the state that the device should have */
+    int image;          /* the disk with the snapshot */
+    off_t snapshot;     /* where that begins in it */
+    unsigned accepted;
+    unsigned refused;
+} Fuzz;
+
+static uint64_t below(Fuzz *f, uint64_t limit)
+{
+    uint64_t value = (uint64_t)g_rand_int(f->rand) << 32 | g_rand_int(f->rand);
+
+    return value % limit;
+}
+
+/* -- a disk with a snapshot, which tells where to write streams -- */
+
+static void wait_job(VMemMachine *m)
+{
+    gint64 start = g_get_monotonic_time();
+    bool concluded = false;
+
+    while (!concluded) {
+        QDict *response = qtest_qmp(m->qts, "{ 'execute': 'query-jobs' }");
+        const QListEntry *e = qlist_first(qdict_get_qlist(response, "return"));
+        QDict *job = qobject_to(QDict, qlist_entry_obj(e));
+
+        concluded = g_str_equal(qdict_get_str(job, "status"), "concluded");
+        if (concluded) {
+            g_assert_cmpstr(qdict_get_try_str(job, "error"), ==, NULL);
+        }
+        qobject_unref(response);
+        g_assert_cmpint(g_get_monotonic_time() - start, <,
+                        VMEM_HANG_TIMEOUT_US);
+    }
+    vmem_qmp_ok(m, "job-dismiss", "{ 'id': 'create' }");
+}
+
+static void add_image(Fuzz *f, const char *path)
+{
+    vmem_qmp_ok(f->m, "blockdev-create", "{ 'job-id': 'create', 'options':"
+                " { 'driver': 'file', 'filename': %s, 'size': 0 } }", path);
+    wait_job(f->m);
+    vmem_qmp_ok(f->m, "blockdev-add", "{ 'driver': 'file', 'node-name': 'file',"
+                " 'filename': %s, 'cache': { 'no-flush': true } }", path);
+    vmem_qmp_ok(f->m, "blockdev-create", "{ 'job-id': 'create', 'options':"
+                " { 'driver': 'qcow2', 'file': 'file', 'size': 65536,"
+                " 'cluster-size': %d } }", (int)CLUSTER_SIZE);
+    wait_job(f->m);
+    vmem_qmp_ok(f->m, "blockdev-add", "{ 'driver': 'qcow2', 'file': 'file',"
+                " 'node-name': 'disk', 'cache': { 'no-flush': true } }");
+}
+
+static void add_snapshot(Fuzz *f)
+{
+    static const uint8_t magic[] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3 };
+    g_autofree char *path = g_build_filename(f->m->dir, "image", NULL);
+    g_autofree char *said = NULL, *content = NULL;
+    char *at;
+    size_t len;
+
+    add_image(f, path);
+    said = qtest_hmp(f->m->qts, "savevm fuzz");
+    g_assert_cmpstr(said, ==, "");
+    g_assert_true(g_file_get_contents(path, &content, &len, NULL));
+    at = memmem(content, len, magic, sizeof(magic));
+    g_assert_nonnull(at);
+    f->snapshot = at - content;
+    f->image = open(path, O_WRONLY);
+    g_assert_cmpint(f->image, >=, 0);
+}
+
+/* -- what the device has -- */
+
+static char *save_stream(Fuzz *f, size_t *len)
+{
+    char *stream;
+
+    vmem_qmp_ok(f->m, "xen-save-devices-state",
+                "{ 'filename': %s, 'live': false }", f->path);
+    g_assert_true(g_file_get_contents(f->path, &stream, len, NULL));
+    return stream;
+}
+
+static uint8_t *find_part(Fuzz *f, char *stream, size_t len)
+{
+    uint8_t geometry[28];
+    uint8_t *part;
+
+    set_field(geometry, ADDR, f->addr);
+    set_field(geometry, REGION, f->setup->size);
+    set_field(geometry, BLOCK_SIZE, f->setup->block_size);
+    set_field(geometry, NODE, 0);
+    part = memmem(stream, len, geometry, sizeof(geometry));
+    g_assert_nonnull(part);
+    return part;
+}
+
+/* Learn what the device has now, and how to load it. */
+static void record(Fuzz *f)
+{
+    size_t len;
+    g_autofree char *stream = save_stream(f, &len);
+    uint8_t *part = find_part(f, stream, len);
+    /* Type, number and name; the length of the name counts as one byte. */
+    uint8_t *name = memmem(stream, len, SECTION, strlen(SECTION));
+    uint8_t *section = name - 6;
+    uint8_t footer[5] = { SECTION_FOOTER };
+    uint8_t *footer_at;
+
+    g_assert_nonnull(name);
+    g_assert_true(name < part);
+    g_assert_cmpint(name[-1], ==, strlen(SECTION));
+    memcpy(footer + 1, section + 1, 4);
+    footer_at = memmem(part + f->len, (uint8_t *)stream + len - part - f->len,
+                       footer, sizeof(footer));
+    g_assert_nonnull(footer_at);
+
+    g_byte_array_set_size(f->head, 0);
+    g_byte_array_append(f->head, section, part - section);
+    g_byte_array_set_size(f->tail, 0);
+    g_byte_array_append(f->tail, part + f->len,
+                        footer_at + sizeof(footer) - part - f->len);
+    memcpy(f->current, part, f->len);
+}
+
+/* -- the model: what is wrong with a stream -- */
+
+/*
+ * Appends, for each thing that is wrong, a text that names both values: the
+ * one in the stream and the one that it does not agree with.
+ */
+static void contradict(GPtrArray *wrong, const char *what, uint64_t a,
+                       uint64_t b)
+{
+    g_ptr_array_add(wrong, g_strdup_printf("%s:%" PRIx64 ":%" PRIx64, what,
+                                           a, b));
+}
+
+static GPtrArray *judge(Fuzz *f, const uint8_t *part)
+{
+    GPtrArray *wrong = g_ptr_array_new_with_free_func(g_free);
+    const uint64_t block_size = f->setup->block_size;
+    const uint64_t usable = get_field(part, USABLE);
+    const uint64_t requested = get_field(part, REQUESTED);
+    uint64_t plugged = 0, i;
+
+    if (get_field(part, ADDR) != f->addr) {
+        contradict(wrong, "memaddr", get_field(part, ADDR), f->addr);
+    }
+    if (get_field(part, REGION) != f->setup->size) {
+        contradict(wrong, "memdev", get_field(part, REGION), f->setup->size);
+    }
+    if (get_field(part, BLOCK_SIZE) != block_size) {
+        contradict(wrong, "block-size", get_field(part, BLOCK_SIZE),
+                   block_size);
+    }
+    if (get_field(part, NODE)) {
+        contradict(wrong, "node", get_field(part, NODE), 0);
+    }
+    if (usable > f->setup->size) {
+        contradict(wrong, "usable", usable, f->setup->size);
+    }
+    if (usable % block_size) {
+        contradict(wrong, "usable", usable, block_size);
+    }
+    if (requested > f->setup->size) {
+        contradict(wrong, "requested", requested, f->setup->size);
+    }
+    if (requested % block_size) {
+        contradict(wrong, "requested", requested, block_size);
+    }
+    if (usable < requested) {
+        contradict(wrong, "usable", usable, requested);
+    }
+    for (i = 0; i < DIV_ROUND_UP(f->blocks, 64) * 64; i++) {
+        if (!get_bit(part, i)) {
+            continue;
+        }
+        plugged += block_size;
+        if (i >= f->blocks) {
+            contradict(wrong, "behind", i, f->blocks);
+        } else if (i >= usable / block_size) {
+            contradict(wrong, "usable", i, usable / block_size);
+        }
+    }
+    if (get_field(part, PLUGGED) != plugged) {
+        contradict(wrong, "size", get_field(part, PLUGGED), plugged);
+    }
+    return wrong;
+}
+
+/* Block numbers are decimal in messages, everything else is hexadecimal. */
+static bool names(const char *line, uint64_t value)
+{
+    g_autofree char *hex = g_strdup_printf("0x%" PRIx64 "\\b", value);
+    g_autofree char *dec = g_strdup_printf("\\b%" PRIu64 "\\b", value);
+
+    return g_regex_match_simple(hex, line, 0, 0) ||
+           g_regex_match_simple(dec, line, 0, 0);
+}
+
+static bool explains(const char *line, const char *contradiction)
+{
+    g_auto(GStrv) parts = g_strsplit(contradiction, ":", 3);
+
+    return strstr(line, "virtio-mem: ") && strstr(line, parts[0]) &&
+           names(line, g_ascii_strtoull(parts[1], NULL, 16)) &&
+           names(line, g_ascii_strtoull(parts[2], NULL, 16));
+}
+
+/* Some line of the log has to name two values that contradict each other. */
+static void assert_explained(const char *log, GPtrArray *wrong)
+{
+    g_auto(GStrv) lines = g_strsplit(log, "\n", -1);
+    guint i, j;
+
+    for (i = 0; lines[i]; i++) {
+        for (j = 0; j < wrong->len; j++) {
+            if (explains(lines[i], g_ptr_array_index(wrong, j))) {
+                return;
+            }
+        }
+    }
+    /* Shows what was said, and one of the things that should have been. */
+    g_assert_cmpstr(log, ==, g_ptr_array_index(wrong, 0));
+}
+
+/* -- one stream -- */
+
+static void add_section(Fuzz *f, GByteArray *stream, const uint8_t *part)
+{
+    g_byte_array_append(stream, f->head->data, f->head->len);
+    g_byte_array_append(stream, part, f->len);
+    g_byte_array_append(stream, f->tail->data, f->tail->len);
+}
+
+/* Returns what was said, which is nothing if @part was accepted. */
+static char *load(Fuzz *f, const uint8_t *part)
+{
+    static const uint8_t begin[] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3 };
+    static const uint8_t end[] = { END_OF_STREAM, DESCRIPTION, 0, 0, 0, 0 };
+    g_autoptr(GByteArray) stream = g_byte_array_new();
+
+    g_byte_array_append(stream, begin, sizeof(begin));
+    add_section(f, stream, f->current);
+    add_section(f, stream, part);
+    g_byte_array_append(stream, end, sizeof(end));
+    /* It may not go beyond a cluster, which are not always neighbours. */
+    g_assert_cmpint(stream->len, <, CLUSTER_SIZE);
+    g_assert_cmpint(pwrite(f->image, stream->data, stream->len, f->snapshot),
+                    ==, stream->len);
+    return qtest_hmp(f->m->qts, "loadvm fuzz");
+}
+
+/* With dynamic memslots: those that hold a block, each of them 1 GiB. */
+static unsigned used_memslots(Fuzz *f, const uint8_t *part)
+{
+    const uint64_t blocks_each = GiB / f->setup->block_size;
+    unsigned used = 0;
+    uint64_t i, j;
+
+    for (i = 0; i < f->blocks; i += blocks_each) {
+        for (j = i; j < MIN(i + blocks_each, f->blocks); j++) {
+            if (get_bit(part, j)) {
+                used++;
+                break;
+            }
+        }
+    }
+    return used;
+}
+
+static void assert_current(Fuzz *f)
+{
+    QDict *info = vmem_device_info(f->m, "vm0");
+
+    g_assert_cmphex(qdict_get_int(info, "size"), ==,
+                    get_field(f->current, PLUGGED));
+    g_assert_cmphex(qdict_get_int(info, "requested-size"), ==,
+                    get_field(f->current, REQUESTED));
+    if (f->setup->dynamic) {
+        g_assert_cmpint(qdict_get_int(info, "memslots-used"), ==,
+                        used_memslots(f, f->current));
+    }
+    qobject_unref(info);
+}
+
+/* All that is sent; a device that refused a stream cannot do that (7.2). */
+static void assert_saves_current(Fuzz *f)
+{
+    size_t len;
+    g_autofree char *stream = save_stream(f, &len);
+    uint8_t *part = find_part(f, stream, len);
+
+    g_assert_cmpmem(part, f->len, f->current, f->len);
+}
+
+static void check_stream(Fuzz *f, const uint8_t *part)
+{
+    g_autoptr(GPtrArray) wrong = judge(f, part);
+    g_autofree char *said = load(f, part);
+
+    if (wrong->len) {
+        assert_explained(said, wrong);
+        f->refused++;
+    } else {
+        g_assert_cmpstr(said, ==, "");
+        memcpy(f->current, part, f->len);
+        f->accepted++;
+        assert_saves_current(f);
+    }
+    assert_current(f);
+}
+
+/* -- changes -- */
+
+static Field any_field(Fuzz *f)
+{
+    return below(f, BITMAP);
+}
+
+static uint64_t interesting(Fuzz *f, const uint8_t *part)
+{
+    const uint64_t values[] = {
+        0, 1, 2, UINT64_MAX, INT64_MAX, 1ull << 63, UINT32_MAX, 1ull << 32,
+        f->addr, f->addr + f->setup->size, -f->addr,
+        f->setup->size, f->setup->size + f->setup->block_size,
+        f->setup->size - f->setup->block_size, f->setup->size - 1,
+        f->setup->block_size, f->setup->block_size / 2,
+        -f->setup->block_size, f->blocks, f->blocks + 1,
+    };
+    uint64_t value = below(f, 4) ? values[below(f, ARRAY_SIZE(values))]
+                                 : get_field(part, any_field(f));
+
+    switch (below(f, 6)) {
+    case 0:
+        return value + f->setup->block_size;
+    case 1:
+        return value - f->setup->block_size;
+    case 2:
+        return value + 1;
+    case 3:
+        return bswap64(value);
+    default:
+        return value;
+    }
+}
+
+/* Blocks at random, of any density, and sizes that belong to them. */
+static void plug_at_random(Fuzz *f, uint8_t *part)
+{
+    const uint64_t block_size = f->setup->block_size;
+    const uint64_t share = 1 + below(f, 16);
+    const uint64_t limit = 1 + below(f, f->blocks);
+    uint64_t plugged = 0, usable = 0, i;
+
+    memset(part + offsets[BITMAP], 0, f->len - offsets[BITMAP]);
+    for (i = 0; i < limit; i++) {
+        if (!below(f, share)) {
+            set_bit_to(part, i, true);
+            plugged++;
+            usable = i + 1;
+        }
+    }
+    usable += below(f, f->blocks - usable + 1);
+    set_field(part, PLUGGED, plugged * block_size);
+    set_field(part, USABLE, usable * block_size);
+    set_field(part, REQUESTED, below(f, usable + 1) * block_size);
+}
+
+static void flip_bits(Fuzz *f, uint8_t *part, size_t from)
+{
+    uint64_t count = 1 + below(f, 4);
+
+    while (count--) {
+        part[from + below(f, f->len - from)] ^= 1 << below(f, 8);
+    }
+}
+
+static void change_bytes(Fuzz *f, uint8_t *part)
+{
+    uint64_t at = below(f, f->len);
+    uint64_t count = MIN(1 + below(f, 8), f->len - at);
+
+    while (count--) {
+        part[at++] = below(f, 256);
+    }
+}
+
+static void exchange_fields(Fuzz *f, uint8_t *part)
+{
+    Field a = any_field(f), b = any_field(f);
+    uint64_t value = get_field(part, a);
+
+    set_field(part, a, get_field(part, b));
+    set_field(part, b, value);
+}
+
+static void add_block(Fuzz *f, uint8_t *part, uint64_t from, uint64_t to)
+{
+    if (from < to) {
+        uint64_t block = from + below(f, to - from);
+
+        if (!get_bit(part, block)) {
+            set_bit_to(part, block, true);
+            set_field(part, PLUGGED, get_field(part, PLUGGED) +
+                                     f->setup->block_size);
+        }
+    }
+}
+
+static void check_change(Fuzz *f)
+{
+    g_autofree uint8_t *part = g_memdup2(f->current, f->len);
+    const uint64_t bits = (f->len - offsets[BITMAP]) * 8;
+    Field field;
+
+    /* A state that is new, but right, for what is wrong to hide in. */
+    if (below(f, 2)) {
+        plug_at_random(f, part);
+    }
+    switch (below(f, 11)) {
+    case 0:
+        flip_bits(f, part, 0);
+        break;
+    case 1:
+        flip_bits(f, part, offsets[BITMAP]);
+        break;
+    case 2:
+        change_bytes(f, part);
+        break;
+    case 3:
+        field = any_field(f);
+        set_field(part, field, interesting(f, part));
+        break;
+    case 4:
+        /* Only what may change, and by whole blocks. */
+        field = USABLE + below(f, BITMAP - USABLE);
+        set_field(part, field,
+                  below(f, f->blocks + 2) * f->setup->block_size);
+        break;
+    case 5:
+        set_field(part, BITMAP, interesting(f, part));
+        break;
+    case 6:
+        /* The sizes add up, but the block does not exist. */
+        add_block(f, part, f->blocks, bits);
+        break;
+    case 7:
+        /* The sizes add up, but the block is not usable. */
+        add_block(f, part, get_field(part, USABLE) / f->setup->block_size,
+                  f->blocks);
+        break;
+    case 8:
+        exchange_fields(f, part);
+        break;
+    default:
+        /* Nothing is wrong. */
+        break;
+    }
+    check_stream(f, part);
+}
+
+/* -- rounds: between them a driver changes what there is -- */
+
+static unsigned environment(const char *name, unsigned otherwise)
+{
+    const char *text = g_getenv(name);
+
+    return text ? g_ascii_strtoull(text, NULL, 0) : otherwise;
+}
+
+static void assert_driver_sees_current(Fuzz *f)
+{
+    const uint64_t block_size = f->setup->block_size;
+    uint64_t i;
+
+    for (i = 0; i < f->blocks; i++) {
+        const uint64_t addr = f->addr + i * block_size;
+
+        if (i >= get_field(f->current, USABLE) / block_size) {
+            g_assert_cmpint(qvirtio_mem_request(f->vmem, VIRTIO_MEM_REQ_STATE,
+                                                addr, 1, NULL),
+                            ==, VIRTIO_MEM_RESP_ERROR);
+        } else {
+            g_assert_cmpint(qvirtio_mem_state(f->vmem, addr, 1), ==,
+                            get_bit(f->current, i)
+                            ? VIRTIO_MEM_STATE_PLUGGED
+                            : VIRTIO_MEM_STATE_UNPLUGGED);
+        }
+    }
+}
+
+/* The device does what it is asked for; leaves the last blocks plugged. */
+static void check_works(Fuzz *f)
+{
+    const uint64_t count = 1 + below(f, f->blocks);
+    QVirtioMemConfig c;
+
+    assert_ack(qvirtio_mem_unplug_all(f->vmem));
+    c = qvirtio_mem_request_blocks(f->vmem, f->blocks);
+    g_assert_cmphex(c.usable_region_size, ==, f->setup->size);
+    assert_ack(qvirtio_mem_plug(f->vmem, f->addr + f->setup->size -
+                                count * f->setup->block_size, count));
+    g_assert_cmphex(qvirtio_mem_config(f->vmem).plugged_size, ==,
+                    count * f->setup->block_size);
+    /* An interrupt that is pending would be in the state of the bus, too. */
+    qvirtio_mem_take_isr(f->vmem);
+}
+
+/* Whatever it was given before, it goes on with what it accepts. */
+static void check_goes_on(Fuzz *f)
+{
+    g_autofree char *said = load(f, f->current);
+
+    g_assert_cmpstr(said, ==, "");
+    vmem_qmp_ok(f->m, "cont", "{}");
+    vmem_wait_running(f->m);
+    assert_driver_sees_current(f);
+    check_works(f);
+    vmem_qmp_ok(f->m, "stop", "{}");
+    /* What was plugged now is what to start from. */
+    record(f);
+}
+
+/* Once it has refused a stream, a reset makes it work again. */
+static void check_restarts(Fuzz *f)
+{
+    g_autofree uint8_t *part = g_memdup2(f->current, f->len);
+
+    set_field(part, PLUGGED, get_field(part, PLUGGED) + 1);
+    check_stream(f, part);
+    vmem_machine_reset(f->m);
+    vmem_qmp_ok(f->m, "cont", "{}");
+    vmem_wait_running(f->m);
+    check_works(f);
+    vmem_qmp_ok(f->m, "stop", "{}");
+    record(f);
+}
+
+static void check_setup(const Setup *setup)
+{
+    const unsigned count = environment("VIRTIO_MEM_FUZZ_COUNT", DEFAULT_COUNT);
+    const unsigned seed = environment("VIRTIO_MEM_FUZZ_SEED", DEFAULT_SEED);
+    Fuzz f = {
+        .setup = setup,
+        .blocks = setup->size / setup->block_size,
+        .head = g_byte_array_new(),
+        .tail = g_byte_array_new(),
+        .rand = g_rand_new_with_seed(seed),
+    };
+    g_autofree char *path = NULL;
+    unsigned i;
+
+    g_test_message("VIRTIO_MEM_FUZZ_SEED=%u VIRTIO_MEM_FUZZ_COUNT=%u", seed,
+                   count);
+    f.m = vmem_machine_start("-global migration.send-configuration=off "
+                             "-object memory-backend-ram,id=mem0,reserve=off,"
+                             "size=%" PRIu64 " -device virtio-mem-pci,id=vm0,"
+                             "memdev=mem0,addr=4,block-size=%" PRIu64 "%s",
+                             setup->size, setup->block_size, setup->options);
+    path = f.path = g_build_filename(f.m->dir, "stream", NULL);
+    f.vmem = vmem_machine_drive(f.m, "vm0", 4);
+    f.addr = vmem_qom_get_uint(f.m, "vm0", "memaddr");
+    f.len = offsets[BITMAP] + DIV_ROUND_UP(f.blocks, 64) * 8;
+    f.current = g_malloc0(f.len);
+
+    vmem_qmp_ok(f.m, "stop", "{}");
+    record(&f);
+    add_snapshot(&f);
+    for (i = 0; i < count; i++) {
+        if (i % STREAMS_A_ROUND == 0) {
+            check_goes_on(&f);
+            check_restarts(&f);
+        }
+        check_change(&f);
+    }
+    check_goes_on(&f);
+
+    g_test_message("%u accepted, %u refused", f.accepted, f.refused);
+    /* Both have to be common, or the changes are not what they should be. */
+    g_assert_cmpint(f.accepted, >=, count / 10);
+    g_assert_cmpint(f.refused, >=, count / 10);
+    close(f.image);
+    vmem_machine_stop(f.m);
+    g_rand_free(f.rand);
+    g_byte_array_unref(f.head);
+    g_byte_array_unref(f.tail);
+    g_free(f.current);
+}
+
+static void test_plain(void)
+{
+    static const Setup setup = {
+        .options = "", .size = GiB, .block_size = 2 * MiB,
+    };
+
+    check_setup(&setup);
+}
+
+static void test_bits_behind_the_last(void)
+{
+    static const Setup setup = {
+        .options = "", .size = 100 * MiB, .block_size = MiB,
+    };
+
+    check_setup(&setup);
+}
+
+static void test_memslots(void)
+{
+    static const Setup setup = {
+        .options = ",dynamic-memslots=on", .size = 7 * GiB / 2,
+        .block_size = 32 * MiB, .dynamic = true,
+    };
+
+    check_setup(&setup);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    qtest_add_func("/virtio-mem/stream-fuzz/plain", test_plain);
+    qtest_add_func("/virtio-mem/stream-fuzz/bits-behind-the-last",
+                   test_bits_behind_the_last);
+    qtest_add_func("/virtio-mem/stream-fuzz/memslots", test_memslots);
+
+    return g_test_run();
+}
