@@ -154,8 +154,12 @@ static bool decode_plugged(const VirtIOMEM *vmem, VirtIOMEMBlocks *blocks)
     const VirtIOMEMStream *stream = &vmem->stream;
 
     if (!virtio_mem_blocks_load(blocks, stream->bitmap)) {
-        error_report("virtio-mem: the migration stream has plugged blocks "
-                     "behind the last one, %" PRIu64, blocks->nb_blocks - 1);
+        /* A bitmap is a number of whole words, in the stream as well. */
+        error_report("virtio-mem: the migration stream has block %lu plugged,"
+                     " behind the last one, which is %" PRIu64,
+                     find_last_bit(stream->bitmap,
+                                   ROUND_UP(blocks->nb_blocks, BITS_PER_LONG)),
+                     blocks->nb_blocks - 1);
         return false;
     }
     if (virtio_mem_blocks_plugged_size(blocks) != stream->plugged_size) {

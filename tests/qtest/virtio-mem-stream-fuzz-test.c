@@ -23,6 +23,8 @@
 #define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
 
 #define SECTION         "0000:00:04.0/virtio-mem"
+#define EARLY_SECTION   SECTION "-plugged"
+#define SECTION_START   1
 #define SECTION_FOOTER  0x7e
 #define DESCRIPTION     6
 #define END_OF_STREAM   0
@@ -78,6 +80,7 @@ typedef struct Setup {
     uint64_t size;
     uint64_t block_size;
     bool dynamic;
+    bool early;         /* nothing but early sections */
 } Setup;
 
 typedef struct Fuzz {
@@ -230,56 +233,77 @@ static void contradict(GPtrArray *wrong, const char *what, uint64_t a,
                                            a, b));
 }
 
-static GPtrArray *judge(Fuzz *f, const uint8_t *part)
+static void judge_geometry(Fuzz *f, const uint8_t *part, GPtrArray *wrong)
 {
-    GPtrArray *wrong = g_ptr_array_new_with_free_func(g_free);
-    const uint64_t block_size = f->setup->block_size;
-    const uint64_t usable = get_field(part, USABLE);
-    const uint64_t requested = get_field(part, REQUESTED);
+    const uint64_t here[] = {
+        [ADDR] = f->addr,
+        [REGION] = f->setup->size,
+        [BLOCK_SIZE] = f->setup->block_size,
+        [NODE] = 0,
+    };
+    static const char * const names[] = {
+        "memaddr", "memdev", "block-size", "node"
+    };
+    Field field;
+
+    for (field = ADDR; field <= NODE; field++) {
+        if (get_field(part, field) != here[field]) {
+            contradict(wrong, names[field], get_field(part, field),
+                       here[field]);
+        }
+    }
+}
+
+static void judge_size(Fuzz *f, const char *what, uint64_t size,
+                       GPtrArray *wrong)
+{
+    if (size > f->setup->size) {
+        contradict(wrong, what, size, f->setup->size);
+    }
+    if (size % f->setup->block_size) {
+        contradict(wrong, what, size, f->setup->block_size);
+    }
+}
+
+static void judge_blocks(Fuzz *f, const uint8_t *part, uint64_t nb_usable,
+                         GPtrArray *wrong)
+{
     uint64_t plugged = 0, i;
 
-    if (get_field(part, ADDR) != f->addr) {
-        contradict(wrong, "memaddr", get_field(part, ADDR), f->addr);
-    }
-    if (get_field(part, REGION) != f->setup->size) {
-        contradict(wrong, "memdev", get_field(part, REGION), f->setup->size);
-    }
-    if (get_field(part, BLOCK_SIZE) != block_size) {
-        contradict(wrong, "block-size", get_field(part, BLOCK_SIZE),
-                   block_size);
-    }
-    if (get_field(part, NODE)) {
-        contradict(wrong, "node", get_field(part, NODE), 0);
-    }
-    if (usable > f->setup->size) {
-        contradict(wrong, "usable", usable, f->setup->size);
-    }
-    if (usable % block_size) {
-        contradict(wrong, "usable", usable, block_size);
-    }
-    if (requested > f->setup->size) {
-        contradict(wrong, "requested", requested, f->setup->size);
-    }
-    if (requested % block_size) {
-        contradict(wrong, "requested", requested, block_size);
-    }
-    if (usable < requested) {
-        contradict(wrong, "usable", usable, requested);
-    }
-    for (i = 0; i < DIV_ROUND_UP(f->blocks, 64) * 64; i++) {
+    for (i = 0; i < (f->len - offsets[BITMAP]) * 8; i++) {
         if (!get_bit(part, i)) {
             continue;
         }
-        plugged += block_size;
+        plugged += f->setup->block_size;
         if (i >= f->blocks) {
-            contradict(wrong, "behind", i, f->blocks);
-        } else if (i >= usable / block_size) {
-            contradict(wrong, "usable", i, usable / block_size);
+            contradict(wrong, "behind", i, f->blocks - 1);
+        } else if (i >= nb_usable) {
+            contradict(wrong, "usable", i, nb_usable);
         }
     }
     if (get_field(part, PLUGGED) != plugged) {
         contradict(wrong, "size", get_field(part, PLUGGED), plugged);
     }
+}
+
+static GPtrArray *judge(Fuzz *f, const uint8_t *part, bool early)
+{
+    GPtrArray *wrong = g_ptr_array_new_with_free_func(g_free);
+    const uint64_t usable = get_field(part, USABLE);
+    const uint64_t requested = get_field(part, REQUESTED);
+
+    judge_geometry(f, part, wrong);
+    if (early) {
+        /* Knows nothing of the other sizes. */
+        judge_blocks(f, part, f->blocks, wrong);
+        return wrong;
+    }
+    judge_size(f, "usable", usable, wrong);
+    judge_size(f, "requested", requested, wrong);
+    if (usable < requested) {
+        contradict(wrong, "usable", usable, requested);
+    }
+    judge_blocks(f, part, usable / f->setup->block_size, wrong);
     return wrong;
 }
 
@@ -321,23 +345,49 @@ static void assert_explained(const char *log, GPtrArray *wrong)
 
 /* -- one stream -- */
 
-static void add_section(Fuzz *f, GByteArray *stream, const uint8_t *part)
+static void add_late(Fuzz *f, GByteArray *stream, const uint8_t *part)
 {
     g_byte_array_append(stream, f->head->data, f->head->len);
     g_byte_array_append(stream, part, f->len);
     g_byte_array_append(stream, f->tail->data, f->tail->len);
 }
 
+/* The section that comes before the memory, from the same fields. */
+static void add_early(Fuzz *f, GByteArray *stream, const uint8_t *part)
+{
+    static const uint8_t number[] = { 0xe, 0xa, 0x2, 0x1 };
+    static const uint8_t instance_and_version[] = { 0, 0, 0, 0, 0, 0, 0, 1 };
+    const uint8_t begin = SECTION_START, end = SECTION_FOOTER;
+    const uint8_t name_len = strlen(EARLY_SECTION);
+
+    g_byte_array_append(stream, &begin, 1);
+    g_byte_array_append(stream, number, sizeof(number));
+    g_byte_array_append(stream, &name_len, 1);
+    g_byte_array_append(stream, (uint8_t *)EARLY_SECTION, name_len);
+    g_byte_array_append(stream, instance_and_version,
+                        sizeof(instance_and_version));
+    g_byte_array_append(stream, part, offsets[USABLE]);
+    g_byte_array_append(stream, part + offsets[PLUGGED], 8);
+    g_byte_array_append(stream, part + offsets[BITMAP],
+                        f->len - offsets[BITMAP]);
+    g_byte_array_append(stream, &end, 1);
+    g_byte_array_append(stream, number, sizeof(number));
+}
+
 /* Returns what was said, which is nothing if @part was accepted. */
-static char *load(Fuzz *f, const uint8_t *part)
+static char *load(Fuzz *f, const uint8_t *part, bool early)
 {
     static const uint8_t begin[] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3 };
     static const uint8_t end[] = { END_OF_STREAM, DESCRIPTION, 0, 0, 0, 0 };
     g_autoptr(GByteArray) stream = g_byte_array_new();
 
     g_byte_array_append(stream, begin, sizeof(begin));
-    add_section(f, stream, f->current);
-    add_section(f, stream, part);
+    add_late(f, stream, f->current);
+    if (early) {
+        add_early(f, stream, part);
+    } else {
+        add_late(f, stream, part);
+    }
     g_byte_array_append(stream, end, sizeof(end));
     /* It may not go beyond a cluster, which are not always neighbours. */
     g_assert_cmpint(stream->len, <, CLUSTER_SIZE);
@@ -379,7 +429,7 @@ static void assert_current(Fuzz *f)
     qobject_unref(info);
 }
 
-/* All that is sent; a device that refused a stream cannot do that (7.2). */
+/* All that is sent. */
 static void assert_saves_current(Fuzz *f)
 {
     size_t len;
@@ -389,21 +439,42 @@ static void assert_saves_current(Fuzz *f)
     g_assert_cmpmem(part, f->len, f->current, f->len);
 }
 
-static void check_stream(Fuzz *f, const uint8_t *part)
+/* The late section says everything, the early one what is plugged. */
+static void accept_part(Fuzz *f, const uint8_t *part, bool early)
 {
-    g_autoptr(GPtrArray) wrong = judge(f, part);
-    g_autofree char *said = load(f, part);
+    const uint64_t usable = get_field(f->current, USABLE);
+    const uint64_t requested = get_field(f->current, REQUESTED);
+    uint64_t i, end = 0;
+
+    memcpy(f->current, part, f->len);
+    f->accepted++;
+    if (early) {
+        for (i = 0; i < f->blocks; i++) {
+            end = get_bit(part, i) ? i + 1 : end;
+        }
+        set_field(f->current, USABLE,
+                  MAX(usable, end * f->setup->block_size));
+        set_field(f->current, REQUESTED, requested);
+    }
+}
+
+static void check_stream(Fuzz *f, const uint8_t *part, bool early)
+{
+    g_autoptr(GPtrArray) wrong = judge(f, part, early);
+    g_autofree char *said = load(f, part, early);
 
     if (wrong->len) {
         assert_explained(said, wrong);
         f->refused++;
     } else {
         g_assert_cmpstr(said, ==, "");
-        memcpy(f->current, part, f->len);
-        f->accepted++;
-        assert_saves_current(f);
+        accept_part(f, part, early);
     }
     assert_current(f);
+    /* Virtio of 7.2 cannot save a device whose state it could not load. */
+    if (early || !wrong->len) {
+        assert_saves_current(f);
+    }
 }
 
 /* -- changes -- */
@@ -552,7 +623,7 @@ static void check_change(Fuzz *f)
         /* Nothing is wrong. */
         break;
     }
-    check_stream(f, part);
+    check_stream(f, part, f->setup->early || !below(f, 8));
 }
 
 /* -- rounds: between them a driver changes what there is -- */
@@ -605,7 +676,7 @@ static void check_works(Fuzz *f)
 /* Whatever it was given before, it goes on with what it accepts. */
 static void check_goes_on(Fuzz *f)
 {
-    g_autofree char *said = load(f, f->current);
+    g_autofree char *said = load(f, f->current, false);
 
     g_assert_cmpstr(said, ==, "");
     vmem_qmp_ok(f->m, "cont", "{}");
@@ -623,7 +694,7 @@ static void check_restarts(Fuzz *f)
     g_autofree uint8_t *part = g_memdup2(f->current, f->len);
 
     set_field(part, PLUGGED, get_field(part, PLUGGED) + 1);
-    check_stream(f, part);
+    check_stream(f, part, false);
     vmem_machine_reset(f->m);
     vmem_qmp_ok(f->m, "cont", "{}");
     vmem_wait_running(f->m);
@@ -711,6 +782,16 @@ static void test_memslots(void)
     check_setup(&setup);
 }
 
+static void test_early(void)
+{
+    static const Setup setup = {
+        .options = ",dynamic-memslots=on", .size = 5 * GiB / 2,
+        .block_size = 8 * MiB, .dynamic = true, .early = true,
+    };
+
+    check_setup(&setup);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -719,6 +800,7 @@ int main(int argc, char **argv)
     qtest_add_func("/virtio-mem/stream-fuzz/bits-behind-the-last",
                    test_bits_behind_the_last);
     qtest_add_func("/virtio-mem/stream-fuzz/memslots", test_memslots);
+    qtest_add_func("/virtio-mem/stream-fuzz/early", test_early);
 
     return g_test_run();
 }
