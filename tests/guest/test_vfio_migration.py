@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Migration where an assigned device is at the source or destination."""
 
+import subprocess
+from pathlib import Path
+
 import migration
 from config import MIB
+from guesttest import Settings
 from memory import device_infos
 from memslots import mapped_aliases
 from vfiotest import BLOCK, SLOT, Driven, VfioTest, mem_device
@@ -120,6 +124,53 @@ class VfioMigration(VfioTest):
         self.check(source, device)
         device.plug(7 * SLOT, 1)
         self.check(source, device)
+
+    def test_snapshot(self):
+        """A snapshot is loaded while other blocks are plugged."""
+        self.for_both(self.check_snapshot)
+
+    def check_snapshot(self, dynamic):
+        vm = self.make([mem_device(dynamic)], with_vfio=False)
+        vm.machine.extra += ['-drive', 'if=none,id=disk,format=qcow2,file='
+                             + self.disk(vm)]
+        vm.start()
+        device = Driven(vm)
+        device.plug(SLOT - 3, 6)
+        vm.qtest.put(device.address(SLOT), TEXT)
+        saved = device.ranges()
+        self.assertEqual(vm.qmp.human('savevm one'), '')
+
+        device.unplug(SLOT - 2, 1)
+        device.plug(0, 3)
+        device.plug(6 * SLOT - 1, 2)
+        # It is no part of the snapshot, and could not be.
+        vm.qmp.command('device_add', **vm.vfio.device_arguments())
+        self.check(vm, device)
+        for _ in range(2):
+            self.assertEqual(vm.qmp.human('loadvm one'), '')
+            self.check_ranges(vm, saved)
+            self.assertEqual(vm.vfio.dma_read(device.address(SLOT),
+                                              len(TEXT)), TEXT)
+        if dynamic:
+            self.assertEqual(mapped_aliases(vm), [0, 1])
+
+        vm.vfio.order(map_nth=5)
+        self.assertIn('refuses the 0xc00000 bytes that are plugged',
+                      vm.qmp.human('loadvm one') + vm.stderr())
+        self.check_ranges(vm, [])
+        self.assertEqual(mapped_aliases(vm), [])
+        self.assertEqual(device_infos(vm)['vm0']['size'], 0)
+        self.assertEqual(vm.qmp.human('loadvm one'), '')
+        self.check_ranges(vm, saved)
+
+    def disk(self, vm):
+        path = str(vm.directory / 'disk')
+        tool = Path(Settings.binary).with_name('qemu-img')
+        if not tool.exists():
+            self.skipTest(f'{tool} is not there')
+        subprocess.run([tool, 'create', '-q', '-f', 'qcow2', path, '64M'],
+                       check=True, timeout=60)
+        return path
 
     def test_failed(self):
         """A migration ends without success, and vfio has all as before."""
