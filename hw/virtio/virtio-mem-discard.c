@@ -274,10 +274,11 @@ static void rdm_register_listener(RamDiscardManager *rdm,
     if (ret) {
         g_autofree char *path = object_get_canonical_path(OBJECT(vmem));
 
-        error_report("%s: a new user of the memory refuses the %" PRIu64
-                     " MiB that are plugged: %s", path,
-                     virtio_mem_blocks_plugged_size(&vmem->blocks) >> 20,
-                     strerror(-ret));
+        /* A guest that switches its IOMMU on and off can be the cause. */
+        error_report_once("%s: a new user of the memory refuses the %" PRIu64
+                          " MiB that are plugged: %s", path,
+                          virtio_mem_blocks_plugged_size(&vmem->blocks) >> 20,
+                          strerror(-ret));
     }
 }
 

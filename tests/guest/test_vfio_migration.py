@@ -67,16 +67,22 @@ class VfioMigration(VfioTest):
                 self.for_both(lambda here, there=there:
                               self.check_incoming(there, here))
 
-    def plugged_source(self, dynamic):
-        source, device = self.start_driven(dynamic, with_vfio=False)
+    def test_incoming_early(self):
+        """The same where the destination is told before and after."""
+        self.for_both(lambda here: self.check_incoming(
+            not here, here, x_early_migration=True))
+
+    def plugged_source(self, dynamic, **options):
+        source, device = self.start_driven(dynamic, with_vfio=False, **options)
         device.plug(SLOT - 3, 6)
         device.plug(4 * SLOT + 5, 2 * SLOT)
         source.qtest.put(device.address(SLOT), TEXT)
         return source, device
 
-    def check_incoming(self, there, here):
-        source, device = self.plugged_source(there)
-        destination = self.start([mem_device(here)], extra=INCOMING)
+    def check_incoming(self, there, here, **options):
+        source, device = self.plugged_source(there, device=options)
+        destination = self.start([mem_device(here, **options)],
+                                 extra=INCOMING)
         self.check_ranges(destination, [])
         maps, unmaps = self.counts(destination)
         migration.begin(source, destination)
@@ -102,11 +108,17 @@ class VfioMigration(VfioTest):
         """A destination that cannot map it gives up, the source goes on."""
         self.for_both(self.check_incoming_refused)
 
-    def check_incoming_refused(self, dynamic):
-        source, device = self.plugged_source(dynamic)
+    def test_incoming_early_refused(self):
+        """The same before any memory was sent."""
+        self.for_both(lambda dynamic: self.check_incoming_refused(
+            dynamic, x_early_migration=True))
+
+    def check_incoming_refused(self, dynamic, **options):
+        source, device = self.plugged_source(dynamic, device=options)
         before = device_infos(source), mapped_aliases(source)
         last = device.address(max(device.blocks))
-        destination = self.start([mem_device(dynamic)], extra=INCOMING)
+        destination = self.start([mem_device(dynamic, **options)],
+                                 extra=INCOMING)
         destination.vfio.order(map_from=last, map_to=last + BLOCK)
         for vm in (source, destination):
             # So that the source hears how it ended.

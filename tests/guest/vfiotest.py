@@ -127,9 +127,9 @@ class VfioTest(GuestTest):
     def start(self, devices, **kwargs):
         return self.make(devices, **kwargs).start()
 
-    def start_driven(self, dynamic, **kwargs):
+    def start_driven(self, dynamic, device=None, **kwargs):
         """A VM with a single virtio-mem device, and its driver."""
-        vm = self.start([mem_device(dynamic)], **kwargs)
+        vm = self.start([mem_device(dynamic, **(device or {}))], **kwargs)
         return vm, Driven(vm)
 
     def for_both(self, check):
