@@ -4,7 +4,7 @@
 import errno
 import random
 
-from config import GIB, MIB, root_ports
+from config import GIB, MIB
 from faults import FaultyVM
 from guesttest import Settings
 from memory import device_infos
@@ -17,10 +17,6 @@ from virtiomem import ACK, BUSY, PLUG, UNPLUGGED, Request
 from waiting import wait_for
 
 TEXT = bytes(range(256)) * 16
-
-# Registers of Intel's IOMMU (VT-d 10.4).
-IOMMU_COMMAND, IOMMU_STATUS, IOMMU_ROOT = 0xfed90018, 0xfed9001c, 0xfed90020
-IOMMU_TRANSLATE, IOMMU_SET_ROOT = 1 << 31, 1 << 30
 
 
 class Vfio(VfioTest):
@@ -305,58 +301,6 @@ class Vfio(VfioTest):
         self.check(vm, second)
 
     # -- with others ------------------------------------------------------
-
-    def test_iommu(self):
-        """The device's address space is not that of the processors."""
-        self.for_both(self.check_iommu)
-
-    def check_iommu(self, dynamic):
-        vm, device = self.start_driven(
-            dynamic, machine='q35', extra=[
-                '-device', 'intel-iommu,caching-mode=on', *root_ports(1)])
-        for action, first, count in ((device.plug, SLOT - 2, 4),
-                                     (device.unplug, SLOT - 1, 2),
-                                     (device.plug, 4 * SLOT - 1, 2)):
-            action(first, count)
-            self.check_ranges(vm, device.ranges())
-        vm.vfio.order(map_nth=2)
-        self.assertEqual(device.ask(PLUG, 2 * SLOT - 1, 2), BUSY)
-        self.check_ranges(vm, device.ranges())
-
-        # A guest that uses it decides itself what the device can reach.
-        self.translate(vm, True)
-        self.assertEqual(vm.vfio.mapped(), [])
-        device.plug(6 * SLOT, 1)
-        self.assertEqual(vm.vfio.mapped(), [])
-        self.translate(vm, False)
-        self.check_ranges(vm, device.ranges())
-
-        # Nobody can be told, and it is no reason to end a VM.
-        last = device.address(6 * SLOT)
-        self.translate(vm, True)
-        vm.vfio.order(map_from=last, map_to=last + BLOCK)
-        self.translate(vm, False)
-        missing = [part for part in device.ranges()
-                   if not dynamic or part[0] == last]
-        self.check_ranges(vm, set(device.ranges()) - set(missing))
-        self.assertRegex(vm.stderr(), 'vfio: Region mem0: the memory that is '
-                         'plugged in 0x[0-9a-f.x]* cannot be mapped for DMA: '
-                         'Cannot allocate memory')
-        vm.vfio.lift()
-        device.unplug(6 * SLOT, 1)
-        device.plug(6 * SLOT + 1, 1)
-        missing.append((last, last + BLOCK))
-        self.check_ranges(vm, set(device.ranges()) - set(missing))
-        vm.qmp.command('query-status')
-
-    def translate(self, vm, on):
-        """Switch the guest's IOMMU; its tables have nothing in them."""
-        vm.qtest.fill(MIB, 0x1000, 0)
-        vm.qtest.write(8, IOMMU_ROOT, MIB)
-        for command in (IOMMU_SET_ROOT, IOMMU_TRANSLATE):
-            vm.qtest.write(4, IOMMU_COMMAND, command if on else 0)
-        self.assertEqual(bool(vm.qtest.read(4, IOMMU_STATUS)
-                              & IOMMU_TRANSLATE), on)
 
     def test_memslot_refused(self):
         """KVM refuses a memslot that vfio has taken already."""
