@@ -15,10 +15,10 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "qapi/qmp/qlist.h"
 #include "virtio-mem-machine.h"
+#include "virtio-mem-stream-model.h"
 
 #define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
 
@@ -30,48 +30,9 @@
 #define END_OF_STREAM   0
 #define CLUSTER_SIZE    (2 * MiB)
 
-#define DEFAULT_COUNT   1200
+#define DEFAULT_COUNT   1000
 #define DEFAULT_SEED    5
 #define STREAMS_A_ROUND 300
-
-/* -- the device's part of the stream, in the order in which it is sent -- */
-
-typedef enum Field {
-    ADDR, REGION, BLOCK_SIZE, NODE, USABLE, PLUGGED, REQUESTED, BITMAP
-} Field;
-
-static const size_t offsets[] = { 0, 8, 16, 24, 28, 36, 44, 52 };
-
-static uint64_t get_field(const uint8_t *part, Field field)
-{
-    const uint8_t *at = part + offsets[field];
-
-    return field == NODE ? (uint32_t)ldl_be_p(at) : ldq_be_p(at);
-}
-
-static void set_field(uint8_t *part, Field field, uint64_t value)
-{
-    if (field == NODE) {
-        stl_be_p(part + offsets[NODE], value);
-    } else {
-        stq_be_p(part + offsets[field], value);
-    }
-}
-
-static bool get_bit(const uint8_t *part, uint64_t block)
-{
-    uint64_t word = ldq_be_p(part + offsets[BITMAP] + block / 64 * 8);
-
-    return word >> (block % 64) & 1;
-}
-
-static void set_bit_to(uint8_t *part, uint64_t block, bool value)
-{
-    uint8_t *at = part + offsets[BITMAP] + block / 64 * 8;
-    uint64_t mask = 1ull << (block % 64);
-
-    stq_be_p(at, value ? ldq_be_p(at) | mask : ldq_be_p(at) & ~mask);
-}
 
 /* -- a device under test -- */
 
@@ -89,25 +50,16 @@ typedef struct Fuzz {
     QVirtioMem *vmem;
     GRand *rand;
     char *path;         /* for what the device saves */
-    uint64_t addr;
-    uint64_t blocks;
-    /* The section around the device's part, and the length of the part. */
+    VMemShape shape;
+    /* The section around the device's part. */
     GByteArray *head;
     GByteArray *tail;
-    size_t len;
     uint8_t *current;   /* the state that the device should have */
     int image;          /* the disk with the snapshot */
     off_t snapshot;     /* where that begins in it */
     unsigned accepted;
     unsigned refused;
 } Fuzz;
-
-static uint64_t below(Fuzz *f, uint64_t limit)
-{
-    uint64_t value = (uint64_t)g_rand_int(f->rand) << 32 | g_rand_int(f->rand);
-
-    return value % limit;
-}
 
 /* -- a disk with a snapshot, which tells where to write streams -- */
 
@@ -183,10 +135,10 @@ static uint8_t *find_part(Fuzz *f, char *stream, size_t len)
     uint8_t geometry[28];
     uint8_t *part;
 
-    set_field(geometry, ADDR, f->addr);
-    set_field(geometry, REGION, f->setup->size);
-    set_field(geometry, BLOCK_SIZE, f->setup->block_size);
-    set_field(geometry, NODE, 0);
+    vmem_part_set(geometry, VMEM_ADDR, f->shape.addr);
+    vmem_part_set(geometry, VMEM_REGION, f->shape.size);
+    vmem_part_set(geometry, VMEM_BLOCK_SIZE, f->shape.block_size);
+    vmem_part_set(geometry, VMEM_NODE, 0);
     part = memmem(stream, len, geometry, sizeof(geometry));
     g_assert_nonnull(part);
     return part;
@@ -202,145 +154,22 @@ static void record(Fuzz *f)
     uint8_t *name = memmem(stream, len, SECTION, strlen(SECTION));
     uint8_t *section = name - 6;
     uint8_t footer[5] = { SECTION_FOOTER };
-    uint8_t *footer_at;
+    uint8_t *behind = part + f->shape.len, *footer_at;
 
     g_assert_nonnull(name);
     g_assert_true(name < part);
     g_assert_cmpint(name[-1], ==, strlen(SECTION));
     memcpy(footer + 1, section + 1, 4);
-    footer_at = memmem(part + f->len, (uint8_t *)stream + len - part - f->len,
-                       footer, sizeof(footer));
+    footer_at = memmem(behind, (uint8_t *)stream + len - behind, footer,
+                       sizeof(footer));
     g_assert_nonnull(footer_at);
 
     g_byte_array_set_size(f->head, 0);
     g_byte_array_append(f->head, section, part - section);
     g_byte_array_set_size(f->tail, 0);
-    g_byte_array_append(f->tail, part + f->len,
-                        footer_at + sizeof(footer) - part - f->len);
-    memcpy(f->current, part, f->len);
-}
-
-/* -- the model: what is wrong with a stream -- */
-
-/*
- * Appends, for each thing that is wrong, a text that names both values: the
- * one in the stream and the one that it does not agree with.
- */
-static void contradict(GPtrArray *wrong, const char *what, uint64_t a,
-                       uint64_t b)
-{
-    g_ptr_array_add(wrong, g_strdup_printf("%s:%" PRIx64 ":%" PRIx64, what,
-                                           a, b));
-}
-
-static void judge_geometry(Fuzz *f, const uint8_t *part, GPtrArray *wrong)
-{
-    const uint64_t here[] = {
-        [ADDR] = f->addr,
-        [REGION] = f->setup->size,
-        [BLOCK_SIZE] = f->setup->block_size,
-        [NODE] = 0,
-    };
-    static const char * const names[] = {
-        "memaddr", "memdev", "block-size", "node"
-    };
-    Field field;
-
-    for (field = ADDR; field <= NODE; field++) {
-        if (get_field(part, field) != here[field]) {
-            contradict(wrong, names[field], get_field(part, field),
-                       here[field]);
-        }
-    }
-}
-
-static void judge_size(Fuzz *f, const char *what, uint64_t size,
-                       GPtrArray *wrong)
-{
-    if (size > f->setup->size) {
-        contradict(wrong, what, size, f->setup->size);
-    }
-    if (size % f->setup->block_size) {
-        contradict(wrong, what, size, f->setup->block_size);
-    }
-}
-
-static void judge_blocks(Fuzz *f, const uint8_t *part, uint64_t nb_usable,
-                         GPtrArray *wrong)
-{
-    uint64_t plugged = 0, i;
-
-    for (i = 0; i < (f->len - offsets[BITMAP]) * 8; i++) {
-        if (!get_bit(part, i)) {
-            continue;
-        }
-        plugged += f->setup->block_size;
-        if (i >= f->blocks) {
-            contradict(wrong, "behind", i, f->blocks - 1);
-        } else if (i >= nb_usable) {
-            contradict(wrong, "usable", i, nb_usable);
-        }
-    }
-    if (get_field(part, PLUGGED) != plugged) {
-        contradict(wrong, "size", get_field(part, PLUGGED), plugged);
-    }
-}
-
-static GPtrArray *judge(Fuzz *f, const uint8_t *part, bool early)
-{
-    GPtrArray *wrong = g_ptr_array_new_with_free_func(g_free);
-    const uint64_t usable = get_field(part, USABLE);
-    const uint64_t requested = get_field(part, REQUESTED);
-
-    judge_geometry(f, part, wrong);
-    if (early) {
-        /* Knows nothing of the other sizes. */
-        judge_blocks(f, part, f->blocks, wrong);
-        return wrong;
-    }
-    judge_size(f, "usable", usable, wrong);
-    judge_size(f, "requested", requested, wrong);
-    if (usable < requested) {
-        contradict(wrong, "usable", usable, requested);
-    }
-    judge_blocks(f, part, usable / f->setup->block_size, wrong);
-    return wrong;
-}
-
-/* Block numbers are decimal in messages, everything else is hexadecimal. */
-static bool names(const char *line, uint64_t value)
-{
-    g_autofree char *hex = g_strdup_printf("0x%" PRIx64 "\\b", value);
-    g_autofree char *dec = g_strdup_printf("\\b%" PRIu64 "\\b", value);
-
-    return g_regex_match_simple(hex, line, 0, 0) ||
-           g_regex_match_simple(dec, line, 0, 0);
-}
-
-static bool explains(const char *line, const char *contradiction)
-{
-    g_auto(GStrv) parts = g_strsplit(contradiction, ":", 3);
-
-    return strstr(line, "virtio-mem: ") && strstr(line, parts[0]) &&
-           names(line, g_ascii_strtoull(parts[1], NULL, 16)) &&
-           names(line, g_ascii_strtoull(parts[2], NULL, 16));
-}
-
-/* Some line of the log has to name two values that contradict each other. */
-static void assert_explained(const char *log, GPtrArray *wrong)
-{
-    g_auto(GStrv) lines = g_strsplit(log, "\n", -1);
-    guint i, j;
-
-    for (i = 0; lines[i]; i++) {
-        for (j = 0; j < wrong->len; j++) {
-            if (explains(lines[i], g_ptr_array_index(wrong, j))) {
-                return;
-            }
-        }
-    }
-    /* Shows what was said, and one of the things that should have been. */
-    g_assert_cmpstr(log, ==, g_ptr_array_index(wrong, 0));
+    g_byte_array_append(f->tail, behind,
+                        footer_at + sizeof(footer) - behind);
+    memcpy(f->current, part, f->shape.len);
 }
 
 /* -- one stream -- */
@@ -348,7 +177,7 @@ static void assert_explained(const char *log, GPtrArray *wrong)
 static void add_late(Fuzz *f, GByteArray *stream, const uint8_t *part)
 {
     g_byte_array_append(stream, f->head->data, f->head->len);
-    g_byte_array_append(stream, part, f->len);
+    g_byte_array_append(stream, part, f->shape.len);
     g_byte_array_append(stream, f->tail->data, f->tail->len);
 }
 
@@ -366,10 +195,10 @@ static void add_early(Fuzz *f, GByteArray *stream, const uint8_t *part)
     g_byte_array_append(stream, (uint8_t *)EARLY_SECTION, name_len);
     g_byte_array_append(stream, instance_and_version,
                         sizeof(instance_and_version));
-    g_byte_array_append(stream, part, offsets[USABLE]);
-    g_byte_array_append(stream, part + offsets[PLUGGED], 8);
-    g_byte_array_append(stream, part + offsets[BITMAP],
-                        f->len - offsets[BITMAP]);
+    g_byte_array_append(stream, part, vmem_part_offset(VMEM_USABLE));
+    g_byte_array_append(stream, part + vmem_part_offset(VMEM_PLUGGED), 8);
+    g_byte_array_append(stream, part + vmem_part_offset(VMEM_BITMAP),
+                        f->shape.len - vmem_part_offset(VMEM_BITMAP));
     g_byte_array_append(stream, &end, 1);
     g_byte_array_append(stream, number, sizeof(number));
 }
@@ -399,13 +228,13 @@ static char *load(Fuzz *f, const uint8_t *part, bool early)
 /* With dynamic memslots: those that hold a block, each of them 1 GiB. */
 static unsigned used_memslots(Fuzz *f, const uint8_t *part)
 {
-    const uint64_t blocks_each = GiB / f->setup->block_size;
+    const uint64_t blocks_each = GiB / f->shape.block_size;
     unsigned used = 0;
     uint64_t i, j;
 
-    for (i = 0; i < f->blocks; i += blocks_each) {
-        for (j = i; j < MIN(i + blocks_each, f->blocks); j++) {
-            if (get_bit(part, j)) {
+    for (i = 0; i < f->shape.blocks; i += blocks_each) {
+        for (j = i; j < MIN(i + blocks_each, f->shape.blocks); j++) {
+            if (vmem_part_get_bit(part, j)) {
                 used++;
                 break;
             }
@@ -419,9 +248,9 @@ static void assert_current(Fuzz *f)
     QDict *info = vmem_device_info(f->m, "vm0");
 
     g_assert_cmphex(qdict_get_int(info, "size"), ==,
-                    get_field(f->current, PLUGGED));
+                    vmem_part_get(f->current, VMEM_PLUGGED));
     g_assert_cmphex(qdict_get_int(info, "requested-size"), ==,
-                    get_field(f->current, REQUESTED));
+                    vmem_part_get(f->current, VMEM_REQUESTED));
     if (f->setup->dynamic) {
         g_assert_cmpint(qdict_get_int(info, "memslots-used"), ==,
                         used_memslots(f, f->current));
@@ -436,194 +265,51 @@ static void assert_saves_current(Fuzz *f)
     g_autofree char *stream = save_stream(f, &len);
     uint8_t *part = find_part(f, stream, len);
 
-    g_assert_cmpmem(part, f->len, f->current, f->len);
+    g_assert_cmpmem(part, f->shape.len, f->current, f->shape.len);
 }
 
 /* The late section says everything, the early one what is plugged. */
 static void accept_part(Fuzz *f, const uint8_t *part, bool early)
 {
-    const uint64_t usable = get_field(f->current, USABLE);
-    const uint64_t requested = get_field(f->current, REQUESTED);
+    const uint64_t usable = vmem_part_get(f->current, VMEM_USABLE);
+    const uint64_t requested = vmem_part_get(f->current, VMEM_REQUESTED);
     uint64_t i, end = 0;
 
-    memcpy(f->current, part, f->len);
+    memcpy(f->current, part, f->shape.len);
     f->accepted++;
     if (early) {
-        for (i = 0; i < f->blocks; i++) {
-            end = get_bit(part, i) ? i + 1 : end;
+        for (i = 0; i < f->shape.blocks; i++) {
+            end = vmem_part_get_bit(part, i) ? i + 1 : end;
         }
-        set_field(f->current, USABLE,
-                  MAX(usable, end * f->setup->block_size));
-        set_field(f->current, REQUESTED, requested);
+        vmem_part_set(f->current, VMEM_USABLE,
+                      MAX(usable, end * f->shape.block_size));
+        vmem_part_set(f->current, VMEM_REQUESTED, requested);
     }
 }
 
 static void check_stream(Fuzz *f, const uint8_t *part, bool early)
 {
-    g_autoptr(GPtrArray) wrong = judge(f, part, early);
+    g_autoptr(GPtrArray) wrong = vmem_part_judge(&f->shape, part, early);
     g_autofree char *said = load(f, part, early);
 
     if (wrong->len) {
-        assert_explained(said, wrong);
+        vmem_assert_explained(said, wrong);
         f->refused++;
     } else {
         g_assert_cmpstr(said, ==, "");
         accept_part(f, part, early);
     }
     assert_current(f);
-    /* Virtio of 7.2 cannot save a device whose state it could not load. */
-    if (early || !wrong->len) {
-        assert_saves_current(f);
-    }
-}
-
-/* -- changes -- */
-
-static Field any_field(Fuzz *f)
-{
-    return below(f, BITMAP);
-}
-
-static uint64_t interesting(Fuzz *f, const uint8_t *part)
-{
-    const uint64_t values[] = {
-        0, 1, 2, UINT64_MAX, INT64_MAX, 1ull << 63, UINT32_MAX, 1ull << 32,
-        f->addr, f->addr + f->setup->size, -f->addr,
-        f->setup->size, f->setup->size + f->setup->block_size,
-        f->setup->size - f->setup->block_size, f->setup->size - 1,
-        f->setup->block_size, f->setup->block_size / 2,
-        -f->setup->block_size, f->blocks, f->blocks + 1,
-    };
-    uint64_t value = below(f, 4) ? values[below(f, ARRAY_SIZE(values))]
-                                 : get_field(part, any_field(f));
-
-    switch (below(f, 6)) {
-    case 0:
-        return value + f->setup->block_size;
-    case 1:
-        return value - f->setup->block_size;
-    case 2:
-        return value + 1;
-    case 3:
-        return bswap64(value);
-    default:
-        return value;
-    }
-}
-
-/* Blocks at random, of any density, and sizes that belong to them. */
-static void plug_at_random(Fuzz *f, uint8_t *part)
-{
-    const uint64_t block_size = f->setup->block_size;
-    const uint64_t share = 1 + below(f, 16);
-    const uint64_t limit = 1 + below(f, f->blocks);
-    uint64_t plugged = 0, usable = 0, i;
-
-    memset(part + offsets[BITMAP], 0, f->len - offsets[BITMAP]);
-    for (i = 0; i < limit; i++) {
-        if (!below(f, share)) {
-            set_bit_to(part, i, true);
-            plugged++;
-            usable = i + 1;
-        }
-    }
-    usable += below(f, f->blocks - usable + 1);
-    set_field(part, PLUGGED, plugged * block_size);
-    set_field(part, USABLE, usable * block_size);
-    set_field(part, REQUESTED, below(f, usable + 1) * block_size);
-}
-
-static void flip_bits(Fuzz *f, uint8_t *part, size_t from)
-{
-    uint64_t count = 1 + below(f, 4);
-
-    while (count--) {
-        part[from + below(f, f->len - from)] ^= 1 << below(f, 8);
-    }
-}
-
-static void change_bytes(Fuzz *f, uint8_t *part)
-{
-    uint64_t at = below(f, f->len);
-    uint64_t count = MIN(1 + below(f, 8), f->len - at);
-
-    while (count--) {
-        part[at++] = below(f, 256);
-    }
-}
-
-static void exchange_fields(Fuzz *f, uint8_t *part)
-{
-    Field a = any_field(f), b = any_field(f);
-    uint64_t value = get_field(part, a);
-
-    set_field(part, a, get_field(part, b));
-    set_field(part, b, value);
-}
-
-static void add_block(Fuzz *f, uint8_t *part, uint64_t from, uint64_t to)
-{
-    if (from < to) {
-        uint64_t block = from + below(f, to - from);
-
-        if (!get_bit(part, block)) {
-            set_bit_to(part, block, true);
-            set_field(part, PLUGGED, get_field(part, PLUGGED) +
-                                     f->setup->block_size);
-        }
-    }
+    assert_saves_current(f);
 }
 
 static void check_change(Fuzz *f)
 {
-    g_autofree uint8_t *part = g_memdup2(f->current, f->len);
-    const uint64_t bits = (f->len - offsets[BITMAP]) * 8;
-    Field field;
+    g_autofree uint8_t *part = g_memdup2(f->current, f->shape.len);
 
-    /* A state that is new, but right, for what is wrong to hide in. */
-    if (below(f, 2)) {
-        plug_at_random(f, part);
-    }
-    switch (below(f, 11)) {
-    case 0:
-        flip_bits(f, part, 0);
-        break;
-    case 1:
-        flip_bits(f, part, offsets[BITMAP]);
-        break;
-    case 2:
-        change_bytes(f, part);
-        break;
-    case 3:
-        field = any_field(f);
-        set_field(part, field, interesting(f, part));
-        break;
-    case 4:
-        /* Only what may change, and by whole blocks. */
-        field = USABLE + below(f, BITMAP - USABLE);
-        set_field(part, field,
-                  below(f, f->blocks + 2) * f->setup->block_size);
-        break;
-    case 5:
-        set_field(part, BITMAP, interesting(f, part));
-        break;
-    case 6:
-        /* The sizes add up, but the block does not exist. */
-        add_block(f, part, f->blocks, bits);
-        break;
-    case 7:
-        /* The sizes add up, but the block is not usable. */
-        add_block(f, part, get_field(part, USABLE) / f->setup->block_size,
-                  f->blocks);
-        break;
-    case 8:
-        exchange_fields(f, part);
-        break;
-    default:
-        /* Nothing is wrong. */
-        break;
-    }
-    check_stream(f, part, f->setup->early || !below(f, 8));
+    vmem_part_change(&f->shape, f->rand, part);
+    check_stream(f, part,
+                 f->setup->early || !vmem_rand_below(f->rand, 8));
 }
 
 /* -- rounds: between them a driver changes what there is -- */
@@ -637,19 +323,19 @@ static unsigned environment(const char *name, unsigned otherwise)
 
 static void assert_driver_sees_current(Fuzz *f)
 {
-    const uint64_t block_size = f->setup->block_size;
+    const uint64_t block_size = f->shape.block_size;
     uint64_t i;
 
-    for (i = 0; i < f->blocks; i++) {
-        const uint64_t addr = f->addr + i * block_size;
+    for (i = 0; i < f->shape.blocks; i++) {
+        const uint64_t addr = f->shape.addr + i * block_size;
 
-        if (i >= get_field(f->current, USABLE) / block_size) {
+        if (i >= vmem_part_get(f->current, VMEM_USABLE) / block_size) {
             g_assert_cmpint(qvirtio_mem_request(f->vmem, VIRTIO_MEM_REQ_STATE,
                                                 addr, 1, NULL),
                             ==, VIRTIO_MEM_RESP_ERROR);
         } else {
             g_assert_cmpint(qvirtio_mem_state(f->vmem, addr, 1), ==,
-                            get_bit(f->current, i)
+                            vmem_part_get_bit(f->current, i)
                             ? VIRTIO_MEM_STATE_PLUGGED
                             : VIRTIO_MEM_STATE_UNPLUGGED);
         }
@@ -659,16 +345,16 @@ static void assert_driver_sees_current(Fuzz *f)
 /* The device does what it is asked for; leaves the last blocks plugged. */
 static void check_works(Fuzz *f)
 {
-    const uint64_t count = 1 + below(f, f->blocks);
+    const uint64_t count = 1 + vmem_rand_below(f->rand, f->shape.blocks);
     QVirtioMemConfig c;
 
     assert_ack(qvirtio_mem_unplug_all(f->vmem));
-    c = qvirtio_mem_request_blocks(f->vmem, f->blocks);
-    g_assert_cmphex(c.usable_region_size, ==, f->setup->size);
-    assert_ack(qvirtio_mem_plug(f->vmem, f->addr + f->setup->size -
-                                count * f->setup->block_size, count));
+    c = qvirtio_mem_request_blocks(f->vmem, f->shape.blocks);
+    g_assert_cmphex(c.usable_region_size, ==, f->shape.size);
+    assert_ack(qvirtio_mem_plug(f->vmem, f->shape.addr + f->shape.size -
+                                count * f->shape.block_size, count));
     g_assert_cmphex(qvirtio_mem_config(f->vmem).plugged_size, ==,
-                    count * f->setup->block_size);
+                    count * f->shape.block_size);
     /* An interrupt that is pending would be in the state of the bus, too. */
     qvirtio_mem_take_isr(f->vmem);
 }
@@ -691,9 +377,9 @@ static void check_goes_on(Fuzz *f)
 /* Once it has refused a stream, a reset makes it work again. */
 static void check_restarts(Fuzz *f)
 {
-    g_autofree uint8_t *part = g_memdup2(f->current, f->len);
+    g_autofree uint8_t *part = g_memdup2(f->current, f->shape.len);
 
-    set_field(part, PLUGGED, get_field(part, PLUGGED) + 1);
+    vmem_part_set(part, VMEM_PLUGGED, vmem_part_get(part, VMEM_PLUGGED) + 1);
     check_stream(f, part, false);
     vmem_machine_reset(f->m);
     vmem_qmp_ok(f->m, "cont", "{}");
@@ -709,7 +395,6 @@ static void check_setup(const Setup *setup)
     const unsigned seed = environment("VIRTIO_MEM_FUZZ_SEED", DEFAULT_SEED);
     Fuzz f = {
         .setup = setup,
-        .blocks = setup->size / setup->block_size,
         .head = g_byte_array_new(),
         .tail = g_byte_array_new(),
         .rand = g_rand_new_with_seed(seed),
@@ -726,9 +411,9 @@ static void check_setup(const Setup *setup)
                              setup->size, setup->block_size, setup->options);
     path = f.path = g_build_filename(f.m->dir, "stream", NULL);
     f.vmem = vmem_machine_drive(f.m, "vm0", 4);
-    f.addr = vmem_qom_get_uint(f.m, "vm0", "memaddr");
-    f.len = offsets[BITMAP] + DIV_ROUND_UP(f.blocks, 64) * 8;
-    f.current = g_malloc0(f.len);
+    f.shape = vmem_shape(vmem_qom_get_uint(f.m, "vm0", "memaddr"),
+                         setup->size, setup->block_size);
+    f.current = g_malloc0(f.shape.len);
 
     vmem_qmp_ok(f.m, "stop", "{}");
     record(&f);

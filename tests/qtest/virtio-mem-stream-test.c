@@ -124,11 +124,12 @@ static char *record_stream(size_t *len, size_t *sizes, QVirtioMemConfig *c)
     return stream;
 }
 
-/* Where the sizes and the bitmap are, relative to what was found. */
+/* Where geometry, sizes and bitmap are, relative to what was found. */
+#define GEOMETRY    (-28)
 #define USABLE      0
 #define PLUGGED     8
 #define REQUESTED   16
-#define BITMAP      32
+#define BITMAP      24
 
 static void load_stream(const char *stream, size_t len, bool accepted)
 {
@@ -201,6 +202,23 @@ static void test_requested_beyond_region(void)
     check_corrupted(REQUESTED, UINT64_MAX - 2 * MiB + 1);
 }
 
+/* The connection is lost within the device's part. */
+static void test_cut_off(void)
+{
+    static const ssize_t ends[] = {
+        GEOMETRY, GEOMETRY + 8, USABLE - 1, USABLE, PLUGGED + 4, BITMAP,
+        BITMAP + 8, BITMAP + 63,
+    };
+    QVirtioMemConfig c;
+    size_t len, sizes;
+    g_autofree char *stream = record_stream(&len, &sizes, &c);
+    unsigned i;
+
+    for (i = 0; i < ARRAY_SIZE(ends); i++) {
+        load_stream(stream, sizes + ends[i], false);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -224,6 +242,7 @@ int main(int argc, char **argv)
     qtest_add_func("/virtio-mem/corrupted/requested-odd", test_requested_odd);
     qtest_add_func("/virtio-mem/corrupted/requested-beyond-region",
                    test_requested_beyond_region);
+    qtest_add_func("/virtio-mem/corrupted/cut-off", test_cut_off);
 
     return g_test_run();
 }
