@@ -3,9 +3,24 @@
 
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from memory import device_infos
+
+
+def memory_directory(test):
+    """For files that are memory of guests, until the test is over.
+
+    Where there is a file system for that, punching holes costs no access to
+    a disk.
+    """
+    shm = Path('/dev/shm')
+    path = Path(tempfile.mkdtemp(prefix='guest-memory-',
+                                 dir=shm if shm.is_dir() else None))
+    test.addCleanup(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def host_address(vm, device='vm0'):

@@ -10,6 +10,7 @@ import itertools
 
 from config import GIB, MIB, Config, MemDevice
 from guesttest import Settings
+from hostmem import memory_directory
 from memory import (device_infos, pattern_check, pattern_start, resize,
                     settle)
 from memslots import MemslotsTest, layout, memslots
@@ -44,11 +45,14 @@ def every_pair(items):
 
 class MigrationChain(MemslotsTest):
 
+    def setUp(self):
+        self.files = memory_directory(self)
+
     def make_station(self, number, backend, kind, **options):
         binary = self.require_stock() if kind == 'stock' else Settings.binary
         vm = self.make_vm(binary=binary, name=f'station{number}-{kind}')
         where = {'ram': {}, 'memfd': {'share': True}, 'file': {
-            'share': True, 'mem-path': f'{vm.directory}/memory'}}[backend]
+            'share': True, 'mem-path': f'{self.files}/memory{number}'}}[backend]
         named = {name.replace('_', '-'): value
                  for name, value in options.items()}
         vm.config = Config(incoming=number > 0, devices=[MemDevice(
@@ -70,6 +74,11 @@ class MigrationChain(MemslotsTest):
                 options['x_early_migration'] = True
             yield kind, limit, self.make_station(number, backend, kind,
                                                  **options)
+
+    def forget_files(self):
+        """What nobody has open any more is free then."""
+        for path in self.files.iterdir():
+            path.unlink()
 
     def check_memslots(self, vm, kind, limit):
         if kind == 'dynamic':
@@ -94,6 +103,7 @@ class MigrationChain(MemslotsTest):
                 before = device_infos(last)['vm0']
                 migrate(last, vm.start())
                 last.stop()
+                self.forget_files()
                 after = device_infos(vm)['vm0']
                 for name in ('size', 'requested-size', 'max-size',
                              'block-size', 'memaddr', 'node'):

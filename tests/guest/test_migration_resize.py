@@ -112,3 +112,29 @@ class MigrationResize(GuestTest):
         wait_status(vm, 'cancelled')
         self.check_goes_on(vm, before)
         resize(vm, 512 * MIB)
+
+    def test_reboot_while_moving(self):
+        """The new kernel boots at the source and goes on elsewhere.
+
+        Its driver has been refused at the source what it wants first.  The
+        destination, which may do it, tells it so.
+        """
+        source = self.boot(CONFIG, name='source')
+        settle(source)
+        destination = self.make_vm(CONFIG.changed(incoming=True),
+                                   name='destination').start()
+        begin(source, destination, bandwidth=CRAWL)
+        wait_status(source, 'active')
+        source.reset()
+        source.wait_booted()
+        wait_refused(source)
+        self.assertEqual(plugged_size(source), GIB)
+        before = config_changes(source)
+        source.qmp.command('stop')
+        set_bandwidth(source, UNLIMITED)
+        finish(source, destination)
+        self.assertEqual(plugged_size(destination), GIB)
+        destination.qmp.command('cont')
+        source.stop()
+        self.check_goes_on(destination, before)
+        resize(destination, 512 * MIB)
