@@ -13,7 +13,8 @@ from qmp import QmpError
 from qtestvm import kvm_missing
 from vfiotest import (BLOCK, SIZE, SLOT, Driven, VfioTest,
                       mem_device)
-from virtiomem import ACK, BUSY, PLUG, UNPLUGGED, Request
+from virtiomem import (ACK, BUSY, PLUG, UNPLUG, UNPLUG_ALL, UNPLUGGED,
+                       Request)
 from waiting import wait_for
 
 TEXT = bytes(range(256)) * 16
@@ -163,6 +164,28 @@ class Vfio(VfioTest):
         self.check(vm, device)
         device.unplug(SLOT, 1)
         device.plug(5 * SLOT, 1)
+        self.check(vm, device)
+
+    def test_refused_by_others(self):
+        """Steps before and after the mapping fail: it stays as it was."""
+        self.for_both(self.check_refused_by_others)
+
+    def check_refused_by_others(self, dynamic):
+        vm = self.start([mem_device(dynamic, prealloc=True)], kind=FaultyVM)
+        device = Driven(vm)
+        device.plug(SLOT - 2, 4)
+        counts = self.counts(vm)
+        vm.order(populate_errno=errno.ENOMEM)
+        self.assertEqual(device.ask(PLUG, 2 * SLOT - 1, 2), BUSY)
+        self.check(vm, device)
+        vm.order(discard_errno=errno.EINVAL)
+        self.assertEqual(device.ask(UNPLUG, SLOT - 1, 2), BUSY)
+        self.assertEqual(device.driver.ask(UNPLUG_ALL)[0], BUSY)
+        self.check(vm, device)
+        self.assertEqual(self.counts(vm), counts)
+        self.assertGreaterEqual(vm.faults.refused, 3)
+        vm.lift()
+        device.unplug(SLOT - 1, 2)
         self.check(vm, device)
 
     # -- reset ------------------------------------------------------------
