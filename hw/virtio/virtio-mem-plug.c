@@ -57,6 +57,19 @@ static int map_memslots(VirtIOMEM *vmem, VirtIOMEMRange range)
     return ret;
 }
 
+static int tell_listeners(VirtIOMEM *vmem, VirtIOMEMRange range)
+{
+    Error *err = NULL;
+    int ret = virtio_mem_discard_notify_populate(vmem, range);
+
+    if (ret) {
+        error_setg_errno(&err, -ret, "a user of the memory (vfio, say) refuses"
+                         " it");
+        warn_once(vmem, &vmem->listeners_warned, err);
+    }
+    return ret;
+}
+
 static bool preallocate(VirtIOMEM *vmem, VirtIOMEMRange range,
                         unsigned int nb_threads, Error **errp)
 {
@@ -91,9 +104,7 @@ int virtio_mem_plug(VirtIOMEM *vmem, VirtIOMEMRange range)
         warn_once(vmem, &vmem->prealloc_warned, err);
         ret = -ENOMEM;
     }
-    if (!ret) {
-        ret = virtio_mem_discard_notify_populate(vmem, range);
-    }
+    ret = ret ?: tell_listeners(vmem, range);
     if (ret) {
         /* Preallocation or a listener may have populated a part already. */
         discard_range(vmem, range);

@@ -128,6 +128,7 @@ class Vfio(VfioTest):
         self.assertEqual(vm.vfio.control.refused, 4)
         # A guest must not be able to fill the log of the host.
         self.assertEqual(vm.stderr().count('VFIO_MAP_DMA'), 1)
+        self.assertEqual(vm.stderr().count('that it was promised'), 1)
         device.plug(first, count)
         self.check(vm, device)
 

@@ -416,6 +416,7 @@ static void model_start(Model *m, uint64_t region_size, uint64_t block_size,
     memset(m, 0, sizeof(*m));
     m->vmem = fake_host.vmem;
     m->vmem->prealloc_warned = m->vmem->memslots_warned = true;
+    m->vmem->listeners_warned = true;
     m->nb_blocks = region_size / block_size;
     m->plugged = g_new0(bool, m->nb_blocks);
     m->size_change.notify = size_changed;

@@ -87,6 +87,7 @@ typedef struct VirtIOMEMMemslots {
  * @unplugged_inaccessible: AUTO only before realize
  * @prealloc: allocate host memory before a block is answered as plugged
  * @prealloc_warned: the user knows that it failed
+ * @listeners_warned: the user knows that one refused memory
  * @dynamic_memslots: map only those parts that hold plugged blocks
  * @max_memslots: what the user allows, 0 for no limit
  * @memslots_warned: the user knows that one could not be mapped
@@ -121,6 +122,7 @@ struct VirtIOMEM {
     OnOffAuto unplugged_inaccessible;
     bool prealloc;
     bool prealloc_warned;
+    bool listeners_warned;
     bool dynamic_memslots;
     uint32_t max_memslots;
     bool memslots_warned;
