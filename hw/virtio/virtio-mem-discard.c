@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "exec/memory.h"
+#include "migration/misc.h"
 #include "virtio-mem-internal.h"
 
 /* Returns 0 to go on; anything else ends the walk. */
@@ -216,11 +217,11 @@ static bool rdm_is_populated(const RamDiscardManager *rdm,
         return false;
     }
     /*
-     * What is not plugged at the source is not touched before our state is
-     * here. To take the rest for discarded would make zeroes of it, if the
-     * source is to send it on demand (postcopy).
+     * A postcopy asks whether a page that is missing has to come from the
+     * source. To take it for discarded before our state is here would make
+     * zeroes of what is plugged; the source answers for the rest, too.
      */
-    return vmem->state_awaited ||
+    return (vmem->state_awaited && migration_in_incoming_postcopy()) ||
            virtio_mem_blocks_state(&vmem->blocks, range) ==
            VIRTIO_MEM_BLOCKS_PLUGGED;
 }

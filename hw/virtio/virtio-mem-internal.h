@@ -7,7 +7,9 @@
  *
  *     virtio-mem            QOM, properties, configuration space, reset
  *     virtio-mem-requests   the guest's wishes
- *     virtio-mem-stream     what migrates
+ *     virtio-mem-stream     the section of the stream that has everything
+ *     virtio-mem-early      the one that comes first
+ *     virtio-mem-state      what both of them carry
  *     virtio-mem-migration  when to keep still
  *     virtio-mem-plug       carries out a change
  *     virtio-mem-memslots   maps what is in use
@@ -353,23 +355,9 @@ void virtio_mem_requests_cleanup(VirtIOMEM *vmem);
  */
 void virtio_mem_requests_resume(VirtIOMEM *vmem);
 
-/* -- virtio-mem-stream: what migrates -- */
+/* -- virtio-mem-stream: the section that has everything -- */
 
 extern const VMStateDescription vmstate_virtio_mem_device;
-
-/**
- * virtio_mem_stream_init - accept what is plugged before the memory comes
- * @vmem: the device with its geometry known, attached to its bus
- *
- * And send it, if the user wants that.
- */
-void virtio_mem_stream_init(VirtIOMEM *vmem);
-
-/**
- * virtio_mem_stream_cleanup - undo virtio_mem_stream_init()
- * @vmem: the device, still attached to its bus
- */
-void virtio_mem_stream_cleanup(VirtIOMEM *vmem);
 
 /**
  * virtio_mem_stream_check_features - may this guest be loaded here?
@@ -381,6 +369,24 @@ void virtio_mem_stream_cleanup(VirtIOMEM *vmem);
  * may read unplugged memory, which dynamic memslots do not map.
  */
 int virtio_mem_stream_check_features(VirtIODevice *vdev);
+
+/* -- virtio-mem-early: the section that comes first -- */
+
+/**
+ * virtio_mem_early_init - accept what is plugged before the memory comes
+ * @vmem: the device with its geometry known, attached to its bus
+ *
+ * And send it, if the user wants that.
+ */
+void virtio_mem_early_init(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_early_cleanup - undo virtio_mem_early_init()
+ * @vmem: the device
+ *
+ * A migration that is about to ask for the section fails.
+ */
+void virtio_mem_early_cleanup(VirtIOMEM *vmem);
 
 /* -- virtio-mem-migration: when to keep still -- */
 

@@ -31,8 +31,8 @@ static uint64_t container_read(void *opaque, hwaddr offset, unsigned int size)
 
 /*
  * A device whose state is loaded before ours looks into its queue. That may be
- * in memory which is plugged, but which we do not know of yet: at that time,
- * and then only, the container reads as what is below.
+ * in memory which is plugged, but which we do not know of yet. So the container
+ * reads as what is below while that can be: no guest runs then.
  */
 static bool container_accepts(void *opaque, hwaddr offset, unsigned int size,
                               bool is_write, MemTxAttrs attrs)

@@ -24,6 +24,7 @@
 #include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
 #include "virtio-mem-internal.h"
+#include "virtio-mem-state.h"
 #include CONFIG_DEVICES
 
 static uint64_t memdev_size(const VirtIOMEM *vmem)
@@ -283,7 +284,7 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
     virtio_mem_requests_init(vmem);
     virtio_mem_set_requested_size(vmem, vmem->requested_size);
     virtio_mem_migration_init(vmem);
-    virtio_mem_stream_init(vmem);
+    virtio_mem_early_init(vmem);
 
     host_memory_backend_set_mapped(vmem->memdev, true);
     vmstate_register_ram(mr, dev);
@@ -320,7 +321,8 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     vmstate_unregister_ram(mr, dev);
     host_memory_backend_set_mapped(vmem->memdev, false);
 
-    virtio_mem_stream_cleanup(vmem);
+    virtio_mem_early_cleanup(vmem);
+    virtio_mem_state_release(&vmem->stream);
     virtio_mem_migration_cleanup(vmem);
     virtio_mem_requests_cleanup(vmem);
     virtio_cleanup(VIRTIO_DEVICE(dev));

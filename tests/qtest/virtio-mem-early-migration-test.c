@@ -204,6 +204,9 @@ static void test_prealloc_fails(void)
                             DEVICE "prealloc=on" VMEM_INCOMING);
     vmem = drive_and_plug(from, &c);
 
+    /* Otherwise the source may be done before the destination has begun. */
+    vmem_set_capability(from, "return-path");
+    vmem_set_capability(to, "return-path");
     vmem_migrate(from, to);
     vmem_wait_refusal(to);
     g_assert_cmpint(vmem_machine_count_in_log(to,
@@ -226,9 +229,12 @@ static void test_memslots(void)
                                          VMEM_INCOMING);
     QVirtioMemConfig c;
     QVirtioMem *vmem = drive_and_plug(from, &c);
+    gint64 start = g_get_monotonic_time();
 
     vmem_migrate_slowly(from, to);
     while (!vmem_machine_count_in_log(to, "virtio_mem_memslots_map")) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <,
+                        VMEM_HANG_TIMEOUT_US);
         g_usleep(1000);
     }
     vmem_assert_memslots(to, "vm0", 2, 3);

@@ -383,6 +383,12 @@ void vmem_slot_power_off(VMemMachine *m, int slot)
 }
 
 /* Both ends run at full speed. */
+void vmem_set_capability(VMemMachine *m, const char *capability)
+{
+    vmem_qmp_ok(m, "migrate-set-capabilities", "{ 'capabilities': [ {"
+                " 'capability': %s, 'state': true } ] }", capability);
+}
+
 static void begin_migration(VMemMachine *from, VMemMachine *to,
                             uint64_t bytes_per_second)
 {

@@ -86,6 +86,7 @@ void vmem_slot_power_off(VMemMachine *m, int slot);
 /* Migrations; a status that another one follows may be missed. */
 #define VMEM_INCOMING " -incoming defer "
 void vmem_migrate(VMemMachine *from, VMemMachine *to);
+void vmem_set_capability(VMemMachine *m, const char *capability);
 /* Does not end by itself: a few pages a second. */
 void vmem_migrate_slowly(VMemMachine *from, VMemMachine *to);
 /* A destination that refuses what it gets says why and ends. */

@@ -356,6 +356,31 @@ static void test_queue_in_plugged_postcopy(void)
     check_queue_in_plugged(",x-early-migration=on", true);
 }
 
+/*
+ * Nobody sends what is not plugged, and at that time the destination does not
+ * know: a guest that has a queue there must not have it wait for ever.
+ */
+static void test_queue_in_unplugged(void)
+{
+    const char *devices = VMEM_BACKEND("mem1", "2G") VMEM_BACKEND("mem0", "6G")
+                          "-device virtio-mem-pci,id=vm1,memdev=mem1,addr=3,"
+                          "block-size=2M " DEVICE "unplugged-inaccessible=off";
+    VMemMachine *from = vmem_machine_start("%s", devices);
+    VMemMachine *to = vmem_machine_start("%s" VMEM_INCOMING, devices);
+    QVirtioMem *second = vmem_machine_drive(from, "vm0", 4);
+    QVirtioMem *first = vmem_machine_drive(from, "vm1", 3);
+    QVirtioMemConfig c = qvirtio_mem_request_blocks(second, SLOT_BLOCKS);
+    uint64_t old_ring = vmem_move_ring(first, c.addr + 8 * BLOCK_SIZE);
+
+    if (vmem_begin_postcopy(from, to)) {
+        vmem_end_postcopy(from);
+        vmem_wait_migration(to, "completed");
+    }
+    first->vq->desc = old_ring;
+    vmem_machine_stop(from);
+    vmem_machine_stop(to);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -373,6 +398,8 @@ int main(int argc, char **argv)
                    test_queue_in_plugged);
     qtest_add_func("/virtio-mem/memslots/migration/queue-in-plugged-postcopy",
                    test_queue_in_plugged_postcopy);
+    qtest_add_func("/virtio-mem/memslots/migration/queue-in-unplugged",
+                   test_queue_in_unplugged);
 
     return g_test_run();
 }

@@ -8,6 +8,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/cpu-common.h"
+#include "migration/misc.h"
 #include "virtio-mem-fakes.h"
 
 #define RAM_BLOCK ((RAMBlock *)0x4b4c4f43)
@@ -480,6 +481,12 @@ void fake_host_start(uint64_t region_size, uint64_t block_size,
     h->users = g_new0(FakeListener, nb_memslots);
     committed = g_new0(bool, nb_memslots);
     machine_maps = true;
+}
+
+/* No stream is ever awaited here. */
+bool migration_in_incoming_postcopy(void)
+{
+    return false;
 }
 
 void fake_host_stop(void)

@@ -43,8 +43,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOMEM, VIRTIO_MEM)
  * @plugged_size: in bytes
  * @requested_size: in bytes
  * @nb_bits: bits in @bitmap, one per block
- * @bitmap: while loading, owned and not yet checked; while saving, a borrowed
- *          pointer; NULL otherwise
+ * @bitmap: owned; NULL unless state is being saved or loaded
  */
 typedef struct VirtIOMEMStream {
     uint64_t usable_size;
@@ -75,6 +74,8 @@ typedef struct VirtIOMEMMemslots {
     unsigned long *wanted;
     unsigned long *touched;
 } VirtIOMEMMemslots;
+
+typedef struct VirtIOMEMEarly VirtIOMEMEarly;
 
 /**
  * struct VirtIOMEM - the device
@@ -109,6 +110,7 @@ typedef struct VirtIOMEMMemslots {
  * @kick_owed: the guest was answered BUSY because of a migration, or was
  *             migrated and may have been; it waits for a sign
  * @kick_timer: looks again while only an incoming postcopy holds up the sign
+ * @early: for the section of the stream that comes first
  * @stream: valid only while state is saved or loaded
  */
 struct VirtIOMEM {
@@ -147,6 +149,7 @@ struct VirtIOMEM {
     bool state_awaited;
     bool kick_owed;
     QEMUTimer *kick_timer;
+    VirtIOMEMEarly *early;
     VirtIOMEMStream stream;
 };
 
