@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Memory of the host behind a memory backend."""
 
+import array
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,6 +53,34 @@ def resident(vm, start, size):
             elif inside and re.match(r'(Rss|\w+_Hugetlb):', line):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+PAGE = 4096
+PRESENT_OR_SWAPPED = 3 << 62
+
+
+def populated(vm, start, size):
+    """Bytes of [start, start + size) that somebody has read or written.
+
+    A page that was only read costs nothing and is not resident: all such are
+    one page of zeroes.
+    """
+    count = 0
+    with open(f'/proc/{vm.pid}/pagemap', 'rb', buffering=0) as pagemap:
+        pagemap.seek(start // PAGE * 8)
+        left = size // PAGE * 8
+        while left:
+            data = pagemap.read(min(left, 4 << 20))
+            if not data:
+                raise AssertionError(f'pagemap: {left // 8} pages missing')
+            left -= len(data)
+            first = data[:8]
+            # Terabytes of nothing are all alike.
+            if data != first * (len(data) // 8) or \
+                    int.from_bytes(first, sys.byteorder) & PRESENT_OR_SWAPPED:
+                count += sum(1 for entry in array.array('Q', data)
+                             if entry & PRESENT_OR_SWAPPED)
+    return count * PAGE
 
 
 class HostMemory:
