@@ -55,7 +55,7 @@ class MigrationChain(MemslotsTest):
             'share': True, 'mem-path': f'{self.files}/memory{number}'}}[backend]
         named = {name.replace('_', '-'): value
                  for name, value in options.items()}
-        vm.config = Config(incoming=number > 0, devices=[MemDevice(
+        vm.config = Config(memory=256 * MIB, incoming=number > 0, devices=[MemDevice(
             size=SIZE, requested=GIB, backend=f'memory-backend-{backend}',
             backend_options=where, options=named)])
         return vm
@@ -98,7 +98,7 @@ class MigrationChain(MemslotsTest):
             if not last:
                 vm.boot()
                 settle(vm)
-                pattern_start(vm, 100)
+                pattern_start(vm, 60)
             else:
                 before = device_infos(last)['vm0']
                 migrate(last, vm.start())

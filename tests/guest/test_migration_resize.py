@@ -14,12 +14,16 @@ counted as well: it does so for an interrupt and never for its timer.
 
 from config import GIB, MIB, Config, MemDevice
 from guesttest import GuestTest
-from memory import device_infos, plugged_size, request, resize, settle
-from migration import (CRAWL, UNLIMITED, Sink, begin, finish, set_bandwidth,
+from memory import (device_infos, pattern_check, pattern_start,
+                    plugged_size, request, resize, settle)
+from memslots import dynamic
+from migration import (CRAWL, UNLIMITED, Sink, begin, enable, finish,
+                       postcopy_obstacle, set_bandwidth, status,
                        wait_status)
 from waiting import wait_for
 
 ON_ITS_OWN = 25
+KIB = 1 << 10
 CONFIG = Config(devices=[MemDevice(requested=GIB)])
 
 
@@ -95,6 +99,39 @@ class MigrationResize(GuestTest):
         self.assertEqual(plugged_size(source), GIB)
         source.stop()
         self.check_goes_on(destination, before)
+
+    def test_grow_in_postcopy(self):
+        """Asked while pages are still at the source, into a memslot."""
+        obstacle = postcopy_obstacle()
+        if obstacle:
+            self.skipTest(obstacle)
+        source = self.boot(CONFIG, name='source')
+        settle(source)
+        pattern_start(source, 60)
+        destination = self.make_vm(
+            CONFIG.changed(devices=[dynamic(requested=GIB)], incoming=True),
+            name='destination').start()
+        for vm in (source, destination):
+            enable(vm, 'postcopy-ram')
+        # What the guest waits for comes at once, the rest as slowly as this.
+        source.qmp.command('migrate-set-parameters',
+                           max_postcopy_bandwidth=4 * MIB)
+        begin(source, destination, bandwidth=256 * KIB)
+        wait_status(source, 'active')
+        source.qmp.command('migrate-start-postcopy')
+        wait_status(destination, 'postcopy-active')
+        destination.console.renumber(source.console)
+        request(destination, 2 * GIB)
+        wait_refused(destination)
+        self.assertEqual(status(destination), 'postcopy-active')
+        self.assertEqual(plugged_size(destination), GIB)
+        before = config_changes(destination)
+        source.qmp.command('migrate-set-parameters',
+                           max_postcopy_bandwidth=UNLIMITED)
+        finish(source, destination)
+        source.stop()
+        self.check_goes_on(destination, before)
+        self.assertRegex(pattern_check(destination), '^intact')
 
     def test_reboot_during_migration(self):
         """Blocks outlive a reset during a migration (rule 9).
