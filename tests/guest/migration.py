@@ -95,6 +95,14 @@ def migrate_live(source, destination):
     finish(source, destination)
 
 
+def kernel_bugs(vm):
+    """What the guest's kernel complained of, wherever it was then.
+
+    Not all of its log: QEMU drops what a console says faster than we read.
+    """
+    return vm.run("dmesg | grep -E 'BUG|Call Trace|Oops' || true")
+
+
 class Sink:
     """A destination that accepts a migration and never reads.
 

@@ -7,7 +7,8 @@ from config import GIB, MIB, Config, MemDevice
 from guesttest import GuestTest
 from memory import (pattern_check, pattern_start, plugged_size, resize,
                     settle)
-from migration import (CRAWL, UNLIMITED, begin, migrate, status, wait_status)
+from migration import (CRAWL, UNLIMITED, begin, kernel_bugs, migrate, status,
+                       wait_status)
 from waiting import PATIENCE
 
 # A device that a destination without it cannot make sense of.
@@ -67,7 +68,7 @@ class MigrationFailure(GuestTest):
         self.source.stop()
         settle(destination)
         self.assertRegex(pattern_check(destination), '^intact')
-        self.assertNotIn('BUG', destination.run('dmesg'))
+        self.assertEqual(kernel_bugs(destination), '')
         resize(destination, 512 * MIB)
 
     def wait_ended(self, destination, *words):
