@@ -265,10 +265,16 @@ static void rdm_register_listener(RamDiscardManager *rdm,
                                   RamDiscardListener *listener,
                                   MemoryRegionSection *section)
 {
+    MemoryRegionSection kept = *section;
     VirtIOMEM *vmem = VIRTIO_MEM(rdm);
     int ret;
 
-    listener->section = memory_region_section_new_copy(section);
+    /*
+     * Not the flat view, which holds on to all that is mapped now: to a BAR of
+     * the very device that the listener stays for, and neither would ever go.
+     */
+    kept.fv = NULL;
+    listener->section = memory_region_section_new_copy(&kept);
     QLIST_INSERT_HEAD(&vmem->discard_listeners, listener, next);
 
     ret = listener_populate_plugged(vmem, listener);

@@ -1,6 +1,10 @@
 /*
  * virtio-mem: what the modules of the device need of each other
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
  * All functions are called under the BQL, with one exception: while a migration
  * runs and blocks cannot change, its threads ask the RamDiscardManager what is
  * plugged without it. A module calls those below it, never those above:
@@ -18,8 +22,6 @@
  *     virtio-mem-sizes      defaults
  *     virtio-mem-layout     how the region is divided into memslots
  *     virtio-mem-blocks     geometry and state
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #ifndef HW_VIRTIO_MEM_INTERNAL_H
