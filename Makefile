@@ -14,7 +14,7 @@ binary := $(out)/qemu-system-x86_64
 
 .PHONY: help setup packages base tree build demo run refresh series lint lock
 .PHONY: check check-scripts check-unit check-qtest check-guest
-.PHONY: check-sanitizers bench clean distclean
+.PHONY: check-nested check-sanitizers bench clean distclean
 
 help:
 	@scripts/help
@@ -53,6 +53,9 @@ check-qtest: build
 
 check-guest: build
 	@scripts/check guest
+
+check-nested: build
+	@scripts/check nested
 
 check-sanitizers: export SANITIZERS = 1
 check-sanitizers: build

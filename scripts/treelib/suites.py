@@ -10,6 +10,7 @@ from treelib import compiling, paths, tap
 UNIT_TIMEOUT = 600
 QTEST_TIMEOUT = 1200
 GUEST_TIMEOUT = 2400
+NESTED_TIMEOUT = 5400
 SCRIPTS_TIMEOUT = 600
 
 # A leak at exit of an emulator or of libqtest says nothing about our device;
@@ -124,3 +125,10 @@ class Suites:
             tap.Program("guest", "tests/guest",
                         [runner, "--binary", self.binary("x86_64-softmmu")],
                         GUEST_TIMEOUT, self.environment()), self.tally)
+
+    def nested(self):
+        runner = paths.ROOT / "tests" / "nested" / "run"
+        tap.run_program(
+            tap.Program("nested", "tests/nested",
+                        [runner, "--binary", self.binary("x86_64-softmmu")],
+                        NESTED_TIMEOUT), self.tally)

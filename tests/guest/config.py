@@ -78,6 +78,9 @@ class Config:
 
     arch: str = 'x86_64'
     machine: str = 'q35'
+    accel: str = 'tcg'
+    # The accelerator's best, where none is named.
+    cpu: str = ''
     memory: int = 512 * MIB
     max_memory: int = 32 * GIB
     cpus: int = 1
@@ -92,14 +95,14 @@ class Config:
         return replace(self, **changes)
 
     def machine_arguments(self):
-        """Everything but kernel, channels and accelerator."""
+        """Everything but the kernel and the channels."""
         # Neither ROMs nor firmware are part of Debian's source of QEMU.
         arguments = ['-L', '/usr/share/qemu', '-L', '/usr/share/seabios',
                      '-nodefaults', '-no-user-config', '-display', 'none',
-                     '-machine', MACHINES[self.machine], '-accel', 'tcg']
+                     '-machine', MACHINES[self.machine], '-accel', self.accel]
         # Pointer authentication by the book takes most of an arm64 boot.
-        arguments += ['-cpu', 'max,pauth-impdef=on'
-                      if self.arch == 'aarch64' else 'max']
+        best = 'max,pauth-impdef=on' if self.arch == 'aarch64' else 'max'
+        arguments += ['-cpu', self.cpu or best]
         arguments += ['-smp', str(self.cpus), '-m',
                       f'{self.memory // MIB}M,'
                       f'maxmem={self.max_memory // MIB}M']

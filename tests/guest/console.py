@@ -4,6 +4,8 @@
 import select
 import time
 
+from waiting import PATIENCE
+
 
 class ConsoleError(Exception):
     """The guest does not answer, or answers nonsense."""
@@ -39,7 +41,7 @@ class Console:
                 self.boot_total = int(line.split()[1]) * 1024
                 return
 
-    def run(self, command, timeout=120):
+    def run(self, command, timeout=PATIENCE):
         """Run a command, return its output; a failure is an exception."""
         status, output = self.call(command, timeout)
         if status:
@@ -47,7 +49,7 @@ class Console:
                 f'"{command}" in the guest: exit status {status}\n{output}')
         return output
 
-    def call(self, command, timeout=120):
+    def call(self, command, timeout=PATIENCE):
         """Run a command, return its exit status and output."""
         if '\n' in command:
             raise ValueError('the channel takes one line per command')

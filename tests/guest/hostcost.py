@@ -7,8 +7,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from config import GIB, MIB
+from config import MIB
 from memory import device_infos
+from metadata import metadata
+from waiting import FACTOR
 
 KVM_CHECK_EXTENSION = 0xae03
 KVM_CAP_X86_SMM = 117
@@ -20,8 +22,8 @@ ATTEMPTS = 4
 
 # The kernel frees a memory slot's data with a delay after it is gone.
 STABLE_READINGS = 4
-READING_PAUSE = 0.03
-SETTLE_LIMIT = 5
+READING_PAUSE = 0.03 * FACTOR
+SETTLE_LIMIT = 5 * FACTOR
 
 
 def vmalloc_used():
@@ -77,13 +79,8 @@ def two_dimensional_paging():
 
 
 def metadata_of(size):
-    """Bytes of KVM's metadata for memory slots of this size, without TDP.
-
-    A reverse map of 8 bytes for each page of 4 KiB, 2 MiB and 1 GiB, a
-    counter of 2 bytes for each 4 KiB, and 4 bytes for each 2 MiB and 1 GiB.
-    """
-    small, large, huge = size >> 12, size // (2 * MIB), size // GIB
-    return address_spaces() * (10 * small + 12 * large + 12 * huge)
+    """Bytes of KVM's metadata for memory slots of this size, without TDP."""
+    return metadata(size, True, address_spaces())
 
 
 def process_anonymous(vm):

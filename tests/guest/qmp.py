@@ -5,6 +5,8 @@ import json
 import select
 import time
 
+from waiting import FACTOR
+
 
 class QmpError(Exception):
     """QEMU answered a command with an error."""
@@ -29,7 +31,7 @@ class Qmp:
     remembers mark() first, so that an event that arrives early is not missed.
     """
 
-    ANSWER_TIMEOUT = 120
+    ANSWER_TIMEOUT = 120 * FACTOR
 
     def __init__(self, sock):
         self._sock = sock

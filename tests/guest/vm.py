@@ -28,8 +28,12 @@ class VM(QemuProcess):
 
     # -- process ----------------------------------------------------------
 
+    def image(self):
+        """The kernel and the initramfs to boot."""
+        return guest_image(self.config.arch)
+
     def start(self):
-        kernel, initramfs = guest_image(self.config.arch)
+        kernel, initramfs = self.image()
         console_ours, console_theirs = socket.socketpair()
         self.console = Console(console_ours, self.check_alive)
         self.launch([

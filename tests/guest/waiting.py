@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Waiting for something to become true, with an end."""
 
+import os
 import time
 
+# More where the tests themselves run on an emulated machine.
+FACTOR = int(os.environ.get('TESTS_PATIENCE', '1'))
+
 # Long enough for any machine; it only keeps a hang from lasting for ever.
-PATIENCE = 150
+PATIENCE = 150 * FACTOR
 
 
 class WaitTimeout(AssertionError):

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The machine that has KVM: emulated, with AMD's virtualization."""
+
+import socket
+import subprocess
+from pathlib import Path
+
+from config import GIB, MIB, Config
+from image import ImageMissing
+from vm import VM
+
+REPO = Path(__file__).resolve().parents[2]
+MEMORY = 6 * GIB
+
+# An assigned device needs an I/O MMU and a device that does nothing unasked.
+# Where the host is busy, emulated timers are too late for Linux' check.
+CONFIG = Config(
+    cpu='EPYC,+svm,+npt', cpus=2, memory=MEMORY, max_memory=MEMORY + 64 * MIB,
+    devices=[],
+    extra=['-machine', 'kernel-irqchip=split',
+           '-device', 'intel-iommu,intremap=on,caching-mode=on',
+           '-device', 'edu,addr=04.0'],
+    kernel_arguments='intel_iommu=on no_timer_check')
+
+
+def make_image(binary):
+    """Have the initramfs made; it holds everything that runs inside."""
+    try:
+        done = subprocess.run(
+            [REPO / 'scripts' / 'outer-image', '--binary', binary],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False, timeout=900)
+    except subprocess.TimeoutExpired:
+        raise ImageMissing('scripts/outer-image took too long') from None
+    if done.returncode:
+        lines = done.stdout.strip().splitlines() or ['no output']
+        raise ImageMissing(lines[-1])
+    return REPO / 'build' / 'nested' / 'initramfs'
+
+
+class Outer(VM):
+    """With a second channel, /dev/hvc1, for what the tests print."""
+
+    def __init__(self, binary, initramfs):
+        super().__init__(binary, CONFIG, 'outer')
+        self.initramfs = initramfs
+        self.output = None
+
+    def image(self):
+        return self.initramfs.parents[1] / 'guest/amd64/linux', self.initramfs
+
+    def launch(self, options, *inherited):
+        self.output, theirs = socket.socketpair()
+        super().launch([
+            *options, '-chardev', f'socket,id=output,fd={theirs.fileno()}',
+            '-device', 'virtconsole,chardev=output,bus=channel.0'],
+            *inherited, theirs)
+
+    def channels(self):
+        return [*super().channels(), self.output]
+
+    def lines(self, timeout):
+        """What is printed inside, line by line, for so many seconds each."""
+        pending = b''
+        self.output.settimeout(1)
+        waited = 0
+        while True:
+            try:
+                data = self.output.recv(65536)
+            except TimeoutError:
+                self.check_alive()
+                waited += 1
+                if waited > timeout:
+                    return
+                continue
+            if not data:
+                self.check_alive(channel_closed=True)
+                return
+            waited = 0
+            *complete, pending = (pending + data).split(b'\n')
+            for line in complete:
+                yield line.decode(errors='replace').rstrip('\r')
