@@ -113,4 +113,5 @@ def pattern_check(vm):
 def load_module(vm, name):
     """Load a driver that init has left alone, see scripts/guest-image."""
     vm.run(f'for file in $(cat /modules/{name}.order); do '
+           'test -e /sys/module/$(echo ${file%.ko} | tr - _) || '
            'insmod /modules/$file || exit 1; done')

@@ -11,9 +11,6 @@ TESTS = HERE.parent
 for folder in ('bench', 'guest', 'nested'):
     sys.path.insert(0, str(TESTS / folder))
 sys.dont_write_bytecode = True
-# Everything in here is emulated.
-os.environ['TESTS_PATIENCE'] = '6'
-
 from guesttest import Settings  # noqa: E402
 from tapresult import TapResult, find_tests, short_name  # noqa: E402
 

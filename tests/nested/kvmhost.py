@@ -67,5 +67,6 @@ class NestedTest(GuestTest):
 
 def guest_config(**changes):
     """A guest with two real vCPUs."""
+    # Each byte for the serial console is an exit that is emulated.
     return Config(accel='kvm', cpu='host', cpus=2, memory=512 * MIB,
-                  **changes)
+                  kernel_arguments='quiet', **changes)
