@@ -96,7 +96,9 @@ static void scan(uint64_t address, uint64_t end)
         for (page = 0; page < size / PAGE; page++) {
             const uint64_t *words = chunk + page * WORDS;
 
-            for (word = 0; word < WORDS && words[word] != MARK; word++) {
+            word = 0;
+            while (word < WORDS && words[word] != MARK) {
+                word++;
             }
             if (word < WORDS) {
                 marked++;
