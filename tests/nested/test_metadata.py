@@ -66,7 +66,7 @@ class Metadata(NestedTest):
                       f'{cost / MIB:.2f} MiB, calculated '
                       f'{expected / MIB:.2f}', flush=True)
                 self.assertAlmostEqual(cost / MIB, expected / MIB,
-                                       delta=2 * QUIET / MIB)
+                                       delta=QUIET / MIB)
 
     def test_tdp_smm(self):
         """Each slot has its metadata twice; there is no reverse map."""
