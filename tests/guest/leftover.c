@@ -96,14 +96,16 @@ static void scan(uint64_t address, uint64_t end)
         for (page = 0; page < size / PAGE; page++) {
             const uint64_t *words = chunk + page * WORDS;
 
+            if (memcmp(words, zero, PAGE) == 0) {
+                zeroed++;
+                continue;
+            }
             word = 0;
             while (word < WORDS && words[word] != MARK) {
                 word++;
             }
             if (word < WORDS) {
                 marked++;
-            } else if (memcmp(words, zero, PAGE) == 0) {
-                zeroed++;
             } else {
                 other++;
             }

@@ -124,12 +124,12 @@ class Vcpus(NestedTest, MemslotsTest):
         Neither where a memslot stays for its first blocks, nor where all go.
         The guest itself must not clear what it takes in order to unplug it.
         """
-        size = GIB + 256 * MIB
+        size = GIB + 128 * MIB
         vm = self.start(size, arguments='init_on_alloc=0')
         settle(vm)
         for kept in (128 * MIB, 0):
             pages = (size - kept) // PAGE
-            vm.run(f'leftover mark {(size - 128 * MIB) // MIB}')
+            vm.run(f'leftover mark {(size - 64 * MIB) // MIB}')
             # It is the freed memory of a process that is seen here.
             seen = self.leftovers(vm, kept, size)
             self.assertGreater(seen['marked'], pages * 3 // 4, seen)
