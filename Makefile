@@ -40,7 +40,7 @@ demo: setup build
 	@scripts/demo --binary $(binary)
 
 check: setup build
-	@scripts/check scripts unit qtest guest
+	@scripts/check scripts unit qtest guest nested
 
 check-scripts: packages
 	@scripts/check scripts
