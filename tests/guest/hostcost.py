@@ -89,13 +89,8 @@ def process_anonymous(vm):
     return int(re.search(r'RssAnon:\s+(\d+)', text).group(1)) << 10
 
 
-def flat_ranges(vm, device='vm0'):
-    """(start, end) of RAM in the flat view that is the device's memory.
-
-    KVM has one memory slot for each; ends are exclusive.
-    """
-    info = device_infos(vm)[device]
-    first, end = info['memaddr'], info['memaddr'] + info['max-size']
+def memory_ranges(vm):
+    """(start, end, kind, name) of what is in memory, as the CPU sees it."""
     found = []
     in_memory = False
     for line in vm.qmp.human('info mtree -f').splitlines():
@@ -104,12 +99,22 @@ def flat_ranges(vm, device='vm0'):
         elif line.strip().startswith('AS "memory"'):
             in_memory = True
         match = re.match(r'\s+([0-9a-f]{16})-([0-9a-f]{16}) '
-                         r'\(prio -?\d+, ram\)', line)
+                         r'\(prio -?\d+, (\w+)\): (\S+)', line)
         if in_memory and match:
-            start, last = (int(part, 16) for part in match.groups())
-            if first <= start < end:
-                found.append((start, last + 1))
+            start, last = (int(part, 16) for part in match.groups()[:2])
+            found.append((start, last + 1, *match.groups()[2:]))
     return found
+
+
+def flat_ranges(vm, device='vm0'):
+    """(start, end) of RAM in the flat view that is the device's memory.
+
+    KVM has one memory slot for each; ends are exclusive.
+    """
+    info = device_infos(vm)[device]
+    first, end = info['memaddr'], info['memaddr'] + info['max-size']
+    return [(start, stop) for start, stop, kind, _ in memory_ranges(vm)
+            if kind == 'ram' and first <= start < end]
 
 
 def mapped_memslots(vm, device='vm0'):

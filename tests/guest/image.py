@@ -14,19 +14,24 @@ class ImageMissing(Exception):
     """There is no guest to boot, and none could be made."""
 
 
-def guest_image(arch):
-    """Return (kernel, initramfs) for an architecture, made when needed."""
-    debian = DEBIAN_ARCH[arch]
+def make_image(script, *arguments):
+    """Run one of scripts/; its last words are why there is no image."""
     try:
         done = subprocess.run(
-            [REPO / 'scripts' / 'guest-image', '--arch', debian],
+            [REPO / 'scripts' / script, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            check=False, timeout=600)
+            check=False, timeout=900)
     except subprocess.TimeoutExpired:
-        raise ImageMissing('scripts/guest-image took too long') from None
+        raise ImageMissing(f'scripts/{script} took too long') from None
     if done.returncode:
         lines = done.stdout.strip().splitlines() or ['no output']
         raise ImageMissing(lines[-1])
+
+
+def guest_image(arch):
+    """Return (kernel, initramfs) for an architecture, made when needed."""
+    debian = DEBIAN_ARCH[arch]
+    make_image('guest-image', '--arch', debian)
     directory = REPO / 'build' / 'guest' / debian
     return directory / 'linux', directory / 'initramfs.gz'
 

@@ -79,14 +79,19 @@ class MigrationResize(GuestTest):
         wait_status(vm, 'failed')
         self.check_goes_on(vm, before)
 
-    def test_grow_while_moving(self):
-        """Asked at the source, refused there, done at the destination."""
+    def boot_and_crawl(self):
+        """The guest at its source, and where it will not get for now."""
         source = self.boot(CONFIG, name='source')
         settle(source)
         destination = self.make_vm(CONFIG.changed(incoming=True),
                                    name='destination').start()
         begin(source, destination, bandwidth=CRAWL)
         wait_status(source, 'active')
+        return source, destination
+
+    def test_grow_while_moving(self):
+        """Asked at the source, refused there, done at the destination."""
+        source, destination = self.boot_and_crawl()
         request(source, 2 * GIB)
         wait_refused(source)
         before = config_changes(source)
@@ -156,12 +161,7 @@ class MigrationResize(GuestTest):
         Its driver has been refused at the source what it wants first.  The
         destination, which may do it, tells it so.
         """
-        source = self.boot(CONFIG, name='source')
-        settle(source)
-        destination = self.make_vm(CONFIG.changed(incoming=True),
-                                   name='destination').start()
-        begin(source, destination, bandwidth=CRAWL)
-        wait_status(source, 'active')
+        source, destination = self.boot_and_crawl()
         source.reset()
         source.wait_booted()
         wait_refused(source)

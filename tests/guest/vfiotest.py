@@ -11,6 +11,7 @@ from config import GIB, MACHINES, MIB, MemDevice
 from fakevfio import READ, WRITE, FakeVfio
 from faults import CompilerMissing
 from guesttest import GuestTest, Settings
+from hostcost import memory_ranges
 from qmp import QmpError
 from qtestvm import Machine, QtestVM
 from virtiomem import ACK, PLUG, UNPLUG, VirtioMem
@@ -23,21 +24,10 @@ SIZE = 8 * GIB
 EJECT_PORT = 0xae08
 
 
-def memory_ranges(vm):
+def reachable_ranges(vm):
     """(start, end, name) of what a vfio device has to reach, by address."""
-    found = []
-    in_memory = False
-    for line in vm.qmp.human('info mtree -f').splitlines():
-        if line.startswith('FlatView'):
-            in_memory = False
-        elif line.strip().startswith('AS "memory"'):
-            in_memory = True
-        match = re.match(r'\s+(\w{16})-(\w{16}) \(prio -?\d+, (?:ram|rom)\): '
-                         r'(\S+)', line)
-        if in_memory and match:
-            first, last = (int(part, 16) for part in match.groups()[:2])
-            found.append((first, last + 1, match.group(3)))
-    return sorted(found)
+    return sorted((start, end, name) for start, end, kind, name
+                  in memory_ranges(vm) if kind in ('ram', 'rom'))
 
 
 def host_address(vm, address):
@@ -152,7 +142,7 @@ class VfioTest(GuestTest):
     # -- the model --------------------------------------------------------
 
     def boot_ranges(self, vm):
-        return [(start, end) for start, end, name in memory_ranges(vm)
+        return [(start, end) for start, end, name in reachable_ranges(vm)
                 if not re.match(r'mem\d', name)]
 
     def check_ranges(self, vm, expected):

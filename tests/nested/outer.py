@@ -2,11 +2,10 @@
 """The machine that has KVM: emulated, with AMD's virtualization."""
 
 import socket
-import subprocess
 from pathlib import Path
 
 from config import GIB, MIB, Config
-from image import ImageMissing
+from image import make_image
 from vm import VM
 
 REPO = Path(__file__).resolve().parents[2]
@@ -23,18 +22,9 @@ CONFIG = Config(
     kernel_arguments='intel_iommu=on no_timer_check')
 
 
-def make_image(binary):
+def outer_image(binary):
     """Have the initramfs made; it holds everything that runs inside."""
-    try:
-        done = subprocess.run(
-            [REPO / 'scripts' / 'outer-image', '--binary', binary],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            check=False, timeout=900)
-    except subprocess.TimeoutExpired:
-        raise ImageMissing('scripts/outer-image took too long') from None
-    if done.returncode:
-        lines = done.stdout.strip().splitlines() or ['no output']
-        raise ImageMissing(lines[-1])
+    make_image('outer-image', '--binary', binary)
     return REPO / 'build' / 'nested' / 'initramfs'
 
 

@@ -97,17 +97,11 @@ static uint64_t region_rss(VMemMachine *m)
 static char *record(const char *options, size_t *len)
 {
     VMemMachine *m = vmem_machine_start(RAM THREADS DEVICE "%s", options);
-    g_autofree char *path = g_build_filename(m->dir, "stream", NULL);
-    g_autofree char *uri = g_strdup_printf("exec:cat >%s", path);
     QVirtioMemConfig c;
-    char *stream = NULL;
+    char *stream;
 
     drive_and_plug(m, &c);
-    vmem_qmp_ok(m, "migrate-set-parameters",
-                "{ 'max-bandwidth': 1000000000000 }");
-    vmem_qmp_ok(m, "migrate", "{ 'uri': %s }", uri);
-    vmem_wait_migration(m, "completed");
-    g_assert_true(g_file_get_contents(path, &stream, len, NULL));
+    stream = vmem_migrate_to_memory(m, len);
     vmem_machine_stop(m);
     return stream;
 }

@@ -87,6 +87,8 @@ void vmem_slot_power_off(VMemMachine *m, int slot);
 #define VMEM_INCOMING " -incoming defer "
 void vmem_migrate(VMemMachine *from, VMemMachine *to);
 void vmem_set_capability(VMemMachine *m, const char *capability);
+/* Returns the whole stream, of @len bytes. */
+char *vmem_migrate_to_memory(VMemMachine *m, size_t *len);
 /* Does not end by itself: a few pages a second. */
 void vmem_migrate_slowly(VMemMachine *from, VMemMachine *to);
 /* A destination that refuses what it gets says why and ends. */

@@ -100,19 +100,13 @@ static char *record_stream(size_t *len, size_t *sizes, QVirtioMemConfig *c)
     VMemMachine *m = vmem_machine_start(VMEM_BACKEND("mem0", "1G") DEVICE
                                         "block-size=2M");
     QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
-    g_autofree char *path = g_build_filename(m->dir, "stream", NULL);
-    g_autofree char *uri = g_strdup_printf("exec:cat >%s", path);
-    char *stream = NULL, *at;
+    char *stream, *at;
     uint64_t needle[3];
 
     *c = qvirtio_mem_request_blocks(vmem, 2);
     assert_ack(qvirtio_mem_plug(vmem, c->addr + 5 * c->block_size, 1));
     *c = qvirtio_mem_config(vmem);
-    vmem_qmp_ok(m, "migrate-set-parameters",
-                "{ 'max-bandwidth': 1000000000000 }");
-    vmem_qmp_ok(m, "migrate", "{ 'uri': %s }", uri);
-    vmem_wait_migration(m, "completed");
-    g_assert_true(g_file_get_contents(path, &stream, len, NULL));
+    stream = vmem_migrate_to_memory(m, len);
     vmem_machine_stop(m);
 
     needle[0] = cpu_to_be64(c->usable_region_size);
