@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/stat.h>
+#include "qemu/units.h"
 #include "hw/pci/pci_regs.h"
 #include "libqtest.h"
 #include "libqos/generic-pcihost.h"
@@ -50,8 +51,9 @@ VMemMachine *vmem_machine_start(const char *options, ...)
     } else {
         QGenericPCIBus *generic = g_new0(QGenericPCIBus, 1);
 
-        alloc_init(&m->alloc, ALLOC_NO_FLAGS, VIRT_RAM_START, VIRT_RAM_END,
-                   4096);
+        /* Each reset writes the device tree to the first MiB. */
+        alloc_init(&m->alloc, ALLOC_NO_FLAGS, VIRT_RAM_START + 16 * MiB,
+                   VIRT_RAM_END, 4096);
         qpci_init_generic(generic, m->qts, &m->alloc, true);
         m->bus = &generic->bus;
     }
