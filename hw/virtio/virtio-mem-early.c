@@ -72,16 +72,18 @@ static const VMStateDescription vmstate_virtio_mem_plugged = {
 static int save_early(QEMUFile *f, void *opaque)
 {
     VirtIOMEMEarly *early = opaque;
+    bool gone;
     int ret;
 
     qemu_mutex_lock_iothread();
-    if (early->vmem) {
+    gone = !early->vmem;
+    if (!gone) {
         virtio_mem_state_get_geometry(early->vmem, &early->geometry);
         virtio_mem_state_save(early->vmem, &early->stream);
     }
     qemu_mutex_unlock_iothread();
 
-    if (!early->stream.bitmap) {
+    if (gone) {
         error_report("%s: the device was removed when a migration began",
                      early->name);
         return -ENODEV;

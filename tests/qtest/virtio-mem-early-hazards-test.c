@@ -38,7 +38,8 @@ static void test_shared(void)
         g_strdup_printf("-object memory-backend-file,id=mem0,size=1G,share=on,"
                         "mem-path=%s " DEVICE, path);
     VMemMachine *from = vmem_machine_start("%s", options);
-    VMemMachine *to = vmem_machine_start("%s" VMEM_INCOMING, options);
+    VMemMachine *to = vmem_machine_start("%s-global virtio-mem.prealloc=on"
+                                         VMEM_INCOMING, options);
     QVirtioMem *vmem = vmem_machine_drive(from, "vm0", 4);
     QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 16);
     g_autofree char *uri = g_strdup_printf("unix:%s/migration", to->dir);
@@ -59,6 +60,8 @@ static void test_shared(void)
     qtest_writeq(from->qts, c.addr + 5 * BLOCK_SIZE, ~MARK);
     continue_process(to);
     vmem_wait_refusal(to);
+    g_assert_cmpint(vmem_machine_count_in_log(to, "it is the memory of the "
+                                              "source"), ==, 1);
     g_assert_cmphex(qtest_readq(from->qts, c.addr), ==, MARK);
     g_assert_cmphex(qtest_readq(from->qts, c.addr + 5 * BLOCK_SIZE), ==, ~MARK);
 

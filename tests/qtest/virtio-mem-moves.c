@@ -124,8 +124,7 @@ bool vmem_begin_postcopy(VMemMachine *from, VMemMachine *to)
         g_test_skip("the host has no postcopy");
         return false;
     }
-    vmem_qmp_ok(from, "migrate-set-capabilities", "%p",
-                qobject_from_json(on, NULL));
+    vmem_set_capability(from, "postcopy-ram");
     vmem_migrate_slowly(from, to);
     vmem_qmp_ok(from, "migrate-start-postcopy", "{}");
     vmem_wait_migration(from, "postcopy-active");
