@@ -168,6 +168,10 @@ static bool find_below(const MemoryRegion *mr, Int128 base, Span clip,
         };
         *found = hull(*found, overlap(self, clip));
     }
+    if (note && changes.nb == 1) {
+        /* There is no other to be found, and it is not in itself. */
+        return true;
+    }
     QTAILQ_FOREACH(sub, &mr->subregions, subregions_link) {
         /* Nearly all are one of these two, and there may be hundreds. */
         if (is_plain(sub) ||
