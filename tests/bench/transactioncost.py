@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a change of the memory topology costs QEMU itself.
+
+Under TCG, and the VM does not run: no kernel is told of memory slots, and no
+guest uses them.  Each time has the qtest protocol in it, as the question that
+changes nothing shows; what is above it is the transaction.
+"""
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+from qtestvm import QtestVM
+from requestcost import BATCHED, SIZE, Scene
+from virtiomem import STATE, Request
+
+SECTION = ('A transaction of the memory topology, QEMU\'s own time (TCG, the '
+           'qtest protocol included)')
+QUESTION = 'STATE, which changes nothing'
+BAR = 'hide and show a PCI device\'s memory'
+FEW, MANY, BATCH_AFTER = 0, 240, 192
+BATCH = f'map {BATCHED} memslots in one batch, mapped before: {BATCH_AFTER}'
+# The first of the goals is in seconds, the other is a ratio.
+GOAL_BATCH, GOAL_GROWTH = 1e-3, 1.3
+
+COMMAND = 4
+MEMORY, MASTER = 2, 4
+
+
+def one_more(mapped):
+    return f'map one more memslot, mapped before: {mapped}'
+
+
+def started(stack, subject, mapped):
+    """A scene in which so many memslots are mapped."""
+    subject = replace(subject, accel='tcg')
+    vm = stack.enter_context(
+        QtestVM(subject.binary, subject.machine(SIZE), f'mapped-{mapped}'))
+    scene = Scene(subject, vm)
+    scene.prepare(mapped)
+    return scene
+
+
+def ask(scene):
+    scene.driver.submit([Request(STATE, scene.base, 1)])
+    return scene.driver.seconds
+
+
+def change(scene, mapped, count):
+    """Map and unmap so many memslots that are not mapped; both times."""
+    blocks = scene.blocks(mapped, count)
+    scene.driver.plug_batch(blocks)
+    there = scene.driver.seconds
+    scene.driver.unplug_batch(blocks)
+    return there, scene.driver.seconds
+
+
+def toggle(scene):
+    """Two transactions that any device may bring about."""
+    command = scene.driver.pci
+    before = time.monotonic()
+    command.write(2, COMMAND, MASTER)
+    command.write(2, COMMAND, MASTER | MEMORY)
+    return time.monotonic() - before
+
+
+def transaction_times(subject, repeat, results):
+    """Fill in a column; the scenes take turns, as a host may be busy."""
+    def add(name, seconds):
+        results.row(SECTION, name, 'seconds').add(subject.name, seconds)
+
+    mapped = (FEW, MANY, BATCH_AFTER) if subject.dynamic else (FEW,)
+    with ExitStack() as stack:
+        scenes = {number: started(stack, subject, number)
+                  for number in mapped}
+        for _ in range(repeat):
+            add(QUESTION, ask(scenes[FEW]))
+            add(BAR, toggle(scenes[FEW]))
+            if not subject.dynamic:
+                continue
+            for number in (FEW, MANY):
+                there, back = change(scenes[number], number, 1)
+                add(one_more(number), there)
+                add(one_more(number).replace('map', 'unmap', 1), back)
+            there, back = change(scenes[BATCH_AFTER], BATCH_AFTER, BATCHED)
+            add(BATCH, there)
+            add(BATCH.replace('map', 'unmap', 1), back)
+
+
+def growth(results, name):
+    """(with the question, above the question): many against few."""
+    def median(row):
+        return results.row(SECTION, row, 'seconds').median(name)
+
+    few, many, question = (median(one_more(FEW)), median(one_more(MANY)),
+                           median(QUESTION))
+    return many / few, (many - question) / (few - question)
+
+
+def verdict(results, name):
+    """A line about what was to be reached."""
+    batch = results.row(SECTION, BATCH, 'seconds').median(name)
+    whole, above = growth(results, name)
+    return (f'goal ({name}): {BATCHED} memslots in one batch within '
+            f'{GOAL_BATCH * 1000:.0f} ms, here {batch * 1000:.2f} ms; one more '
+            f'with {MANY} mapped at most {GOAL_GROWTH} times as much as with '
+            f'{FEW}, here {whole:.2f} times ({above:.2f} times without what '
+            'the protocol takes)')
