@@ -20,6 +20,7 @@ QUESTION = 'STATE, which changes nothing'
 BAR = 'hide and show a PCI device\'s memory'
 FEW, MANY, BATCH_AFTER = 0, 240, 192
 BATCH = f'map {BATCHED} memslots in one batch, mapped before: {BATCH_AFTER}'
+IN_A_ROW = 10
 # The first of the goals is in seconds, the other is a ratio.
 GOAL_BATCH, GOAL_GROWTH = 1e-3, 1.3
 
@@ -65,26 +66,33 @@ def toggle(scene):
 
 
 def transaction_times(subject, repeat, results):
-    """Fill in a column; the scenes take turns, as a host may be busy."""
+    """Fill in a column.
+
+    The scenes take turns, as a host may be busy; each has several in a row,
+    as a guest that plugs block after block.
+    """
     def add(name, seconds):
         results.row(SECTION, name, 'seconds').add(subject.name, seconds)
+
+    def add_changes(scene, mapped, count, name):
+        for _ in range(IN_A_ROW):
+            there, back = change(scene, mapped, count)
+            add(name, there)
+            add(name.replace('map', 'unmap', 1), back)
 
     mapped = (FEW, MANY, BATCH_AFTER) if subject.dynamic else (FEW,)
     with ExitStack() as stack:
         scenes = {number: started(stack, subject, number)
                   for number in mapped}
         for _ in range(repeat):
-            add(QUESTION, ask(scenes[FEW]))
-            add(BAR, toggle(scenes[FEW]))
-            if not subject.dynamic:
-                continue
-            for number in (FEW, MANY):
-                there, back = change(scenes[number], number, 1)
-                add(one_more(number), there)
-                add(one_more(number).replace('map', 'unmap', 1), back)
-            there, back = change(scenes[BATCH_AFTER], BATCH_AFTER, BATCHED)
-            add(BATCH, there)
-            add(BATCH.replace('map', 'unmap', 1), back)
+            for _ in range(IN_A_ROW):
+                add(QUESTION, ask(scenes[FEW]))
+            for _ in range(IN_A_ROW):
+                add(BAR, toggle(scenes[FEW]))
+            if subject.dynamic:
+                for number in (FEW, MANY):
+                    add_changes(scenes[number], number, 1, one_more(number))
+                add_changes(scenes[BATCH_AFTER], BATCH_AFTER, BATCHED, BATCH)
 
 
 def growth(results, name):
