@@ -17,8 +17,8 @@ SERIES = PATCHES / "series"
 
 # The directories whose files are whole files of our own. Everything else of
 # QEMU's is changed by a patch.
-OUR_DIRS = ("accel", "hw", "include", "softmmu", "stubs", "subprojects",
-            "tests", "docs")
+OUR_DIRS = ("accel", "hw", "include", "migration", "softmmu", "stubs",
+            "subprojects", "tests", "docs")
 
 # What editors, Python and patch(1) leave behind is never part of the work.
 LITTER = ("*.pyc", "*~", "*.orig", "*.rej", "*.swp", ".*", "#*#")
