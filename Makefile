@@ -62,7 +62,8 @@ check-sanitizers: build
 	@scripts/check unit qtest
 
 bench: build
-	@tests/bench/run --binary $(binary) $(BENCH)
+	@tests/bench/run --binary $(binary) \
+		$(if $(BASELINE),--baseline '$(BASELINE)') $(BENCH)
 
 run: build
 	@scripts/run-guest --binary $(binary)

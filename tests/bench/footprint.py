@@ -21,6 +21,7 @@ class Sample:
 
     name: str
     kernel: int
+    process: int
     memslots: int
 
 
@@ -77,7 +78,8 @@ def measure(binary, machine, steps=STEPS):
                     driver.unplug_batch(driver.ranges(size, plugged - size))
                 plugged = size
                 done.samples.append(
-                    Sample(name, kernel(), mapped_memslots(vm)))
+                    Sample(name, kernel(), process_anonymous(vm),
+                           mapped_memslots(vm)))
             return done
 
     done, done.off_by = undisturbed(run)
