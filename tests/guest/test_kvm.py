@@ -13,6 +13,7 @@ from memory import device_infos
 from qtestvm import Machine, QtestVM, kvm_missing
 from virtiomem import (ACK, BATCH, ERROR, MIXED, NACK, PLUG, PLUGGED, STATE,
                        UNPLUG, UNPLUGGED, Request, VirtioMem)
+from waiting import wait_for
 
 BLOCK = 2 * MIB
 DYNAMIC = {'dynamic-memslots': True}
@@ -230,3 +231,39 @@ class Kvm(GuestTest):
         seen = self.above_without(machine(1024 * GIB, **DYNAMIC), steps)
         for size, cost, limit in zip(steps, seen, limits):
             self.assertLess(cost, limit * address_spaces(), f'{size} plugged')
+
+    def test_dirty_log_of_parts(self):
+        """What is logged is cleared up to the end of what is plugged.
+
+        KVM reports a page until it is told to forget it, which is done for
+        chunks; with this property, of 16 MiB.  The plugged part begins and
+        ends within one.
+        """
+        config = machine(GIB)
+        vm = self.start(config.changed(
+            extra=['-global', 'migration.x-clear-bitmap-shift=12']))
+        driver = VirtioMem(vm)
+        vm.qom_set('vm0', 'requested-size', GIB)
+        first = driver.config().address + 8 * MIB
+        last = first + 32 * MIB - 4096
+        driver.plug(first, 32 * MIB // BLOCK)
+        vm.trace('migration_bitmap_clear_dirty', 'migration_bitmap_sync_end')
+        vm.qmp.command('migrate-set-parameters', max_bandwidth=20 * MIB,
+                       downtime_limit=1)
+        vm.qmp.command('migrate', uri='exec:cat >/dev/null')
+
+        def rounds():
+            # Not with zeroes, of which any number is sent at once.
+            vm.qtest.fill(first, 2 * MIB, 0x5a)
+            vm.qtest.fill(last + 4096 - 2 * MIB, 2 * MIB, 0xa5)
+            count = (vm.qmp.command('query-migrate').get('ram', {})
+                     .get('dirty-sync-count', 0))
+            return count >= 6, count
+
+        wait_for('rounds of the migration', rounds)
+        vm.qmp.command('migrate_cancel')
+        later = vm.log().split('migration_bitmap_sync_end')[3:]
+        cleared = set(re.findall(
+            r'migration_bitmap_clear_dirty .*mem0.* start (0x[0-9a-f]+)',
+            '\n'.join(later)))
+        self.assertEqual(cleared, {hex(0), hex(32 * MIB)})
