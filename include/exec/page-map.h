@@ -43,14 +43,40 @@ void page_map_init(PageMap *map, unsigned int nb_expected);
 void page_map_destroy(PageMap *map);
 
 /**
+ * page_map_grow - make room for more runs
+ * @map: for page_map_append() only
+ */
+void page_map_grow(PageMap *map);
+
+/**
  * page_map_append - give a number to pages behind all that have one
  * @map: called by the one who builds it, before others can see it
  * @first: number of the first page; not below the end of any earlier range
  * @nb_pages: how many pages, at least 1; @first + @nb_pages < 2^64
  * @number: what page_map_find() is to return for them
+ *
+ * Inline because each transaction of the memory topology calls it for each
+ * range of each view that changes.
  */
-void page_map_append(PageMap *map, uint64_t first, uint64_t nb_pages,
-                     uint16_t number);
+static inline void page_map_append(PageMap *map, uint64_t first,
+                                   uint64_t nb_pages, uint16_t number)
+{
+    /* The last run is what follows all ranges, and has no number yet. */
+    unsigned int run = map->nb - 1;
+
+    assert(nb_pages && first <= UINT64_MAX - nb_pages);
+    assert(first >= map->starts[run] && !map->numbers[run]);
+
+    if (unlikely(map->nb + 2 > map->nb_allocated)) {
+        page_map_grow(map);
+    }
+    run += first != map->starts[run];
+    map->starts[run] = first;
+    map->numbers[run] = number;
+    map->starts[run + 1] = first + nb_pages;
+    map->numbers[run + 1] = 0;
+    map->nb = run + 2;
+}
 
 /**
  * page_map_find - look up the number of a page
