@@ -55,6 +55,17 @@ class Runner(unittest.TestCase):
             "1 passed, 1 failed, 0 skipped")
         self.assertFalse(self.tally.good)
 
+    def test_what_is_said_of_a_failure(self):
+        self.run_it("echo 1..3; echo not ok 1 - a; echo '#   not this'; "
+                    "echo not ok 2 - b '(1.5 s)'; echo '#   because'; "
+                    "echo ok 3 - c; echo '#   nor this'; exit 1")
+        _, test, _ = self.tally.failures[-1]
+        self.assertEqual(test, "b (1.5 s)")
+        log = (self.top / "log").read_text().splitlines()
+        self.assertEqual(tap.lines_about(log, test),
+                         ["not ok 2 - b (1.5 s)", "#   because"])
+        self.assertEqual(tap.lines_about(log, "c"), [])
+
     def test_skip_is_no_pass(self):
         self.assertEqual(self.run_it("echo 1..1; echo 'ok 1 a # SKIP no kvm'"),
                          "0 passed, 0 failed, 1 skipped")

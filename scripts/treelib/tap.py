@@ -158,6 +158,17 @@ class Run:
         return None
 
 
+def lines_about(log, test):
+    """What a log has after the failure of a test, up to the next result."""
+    found, inside = [], False
+    for line in log:
+        if match := RESULT.match(line):
+            inside = match.group(1) == "not ok" and match.group(3) == test
+        if inside:
+            found.append(line)
+    return found
+
+
 def group_alive(group):
     try:
         os.killpg(group, 0)
