@@ -117,6 +117,53 @@ static void test_display(void)
     vmem_machine_stop(d.m);
 }
 
+/* -- memory that changes hands while it migrates -- */
+
+#define PC          "-machine pc -m slots=1 "
+#define BACKEND     VMEM_BACKEND("mem0", "256M")
+#define DIMM_ADDR   (4 * GiB)
+
+/*
+ * What migration notes of a block stays when the guest ejects the device of
+ * the block meanwhile. The next device that has it must not go by that.
+ */
+static void test_new_owner(void)
+{
+    const char *vmem = PC BACKEND "-device virtio-mem-pci,id=vm0,memdev=mem0,"
+                       "addr=4";
+    VMemMachine *from = vmem_machine_start("%s", vmem);
+    VMemMachine *nobody = vmem_machine_start("%s" VMEM_INCOMING, vmem);
+    VMemMachine *to = vmem_machine_start(PC BACKEND "-device pc-dimm,id=dimm0,"
+                                         "memdev=mem0,addr=0x%" PRIx64
+                                         VMEM_INCOMING, (uint64_t)DIMM_ADDR);
+    uint64_t offset;
+
+    vmem_migrate_slowly(from, nobody);
+    qtest_outl(from->qts, 0xae10, 0);
+    qtest_outl(from->qts, 0xae08, 1u << 4);
+    vmem_assert_devices(from, 0);
+    vmem_qmp_ok(from, "migrate_cancel", "{}");
+    vmem_wait_migration(from, "cancelled");
+    vmem_wait_refusal(nobody);
+
+    vmem_qmp_ok(from, "device_add", "{ 'driver': 'pc-dimm', 'id': 'dimm0',"
+                " 'memdev': 'mem0', 'addr': %" PRId64 " }",
+                (int64_t)DIMM_ADDR);
+    for (offset = 0; offset < 256 * MiB; offset += 8 * MiB) {
+        qtest_writeq(from->qts, DIMM_ADDR + offset, ~offset);
+    }
+    vmem_migrate(from, to);
+    vmem_wait_migration(from, "completed");
+    vmem_wait_running(to);
+    for (offset = 0; offset < 256 * MiB; offset += 8 * MiB) {
+        g_assert_cmphex(qtest_readq(to->qts, DIMM_ADDR + offset), ==, ~offset);
+    }
+
+    vmem_machine_stop(to);
+    vmem_machine_stop(nobody);
+    vmem_machine_stop(from);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -124,6 +171,9 @@ int main(int argc, char **argv)
     qtest_add_func("/virtio-mem/dirty/size", test_size);
     if (qtest_has_device("bochs-display")) {
         qtest_add_func("/virtio-mem/dirty/display", test_display);
+    }
+    if (vmem_is_x86()) {
+        qtest_add_func("/virtio-mem/dirty/new-owner", test_new_owner);
     }
     return g_test_run();
 }
