@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest that does nothing but write to pages; see writer.S.
+
+It runs where nothing larger does, so its processor can write to memory that KVM
+logs.  Devices are driven from outside meanwhile.
+"""
+
+import struct
+import subprocess
+from pathlib import Path
+
+from faults import CompilerMissing
+from qtestvm import QtestVM
+
+SOURCE = Path(__file__).with_name('writer.S')
+NB_PAGES, NB_STORES, PAGES = 0x400000, 0x400008, 0x500000
+# What is free of the boot memory: behind the queues of all drivers.
+FREE = 48 << 20
+
+
+def make_firmware(directory):
+    """The path of the image, made in a directory."""
+    image = Path(directory) / 'writer.bin'
+    try:
+        subprocess.run(['gcc', '-m32', '-nostdlib', '-static', '-Wl,'
+                        '-Ttext=0xf0000,--oformat=binary,--build-id=none',
+                        '-o', image, SOURCE], check=True, timeout=120,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       text=True)
+    except FileNotFoundError:
+        raise CompilerMissing('gcc is not installed') from None
+    except subprocess.CalledProcessError as error:
+        raise AssertionError(f'{SOURCE.name}: {error.stdout}') from None
+    return image
+
+
+class WriterVM(QtestVM):
+    """Writes once it is told where, and until it is stopped."""
+
+    def start(self):
+        self.machine = self.machine.changed(extra=[
+            *self.machine.extra, '-bios', str(make_firmware(self.directory))])
+        return super().start()
+
+    def write_to(self, pages):
+        """Addresses of pages below 32 GiB; none: pause."""
+        self.qtest.write(8, NB_PAGES, 0)
+        if pages:
+            self.qtest.put(PAGES, struct.pack(f'<{len(pages)}Q', *pages))
+            self.qtest.write(8, NB_PAGES, len(pages))
+
+    def stores(self):
+        return self.qtest.read(8, NB_STORES)
