@@ -89,6 +89,8 @@ class Config:
     # root ports that devices sit on.
     extra: list = field(default_factory=list)
     kernel_arguments: str = ''
+    # Whether the guest may reset itself; else that ends the test.
+    may_reset: bool = True
     incoming: bool = False
 
     def changed(self, **changes):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU process with a guest in it."""
 
+import re
 import socket
 import subprocess
 
@@ -73,6 +74,14 @@ class VM(QemuProcess):
                          f'{self.stderr().strip()}')
         if 'Kernel panic' in self.console_log():
             raise VMDied(f'{self.name}: the guest\'s kernel panicked')
+        if not self.config.may_reset and self.guest_resets():
+            raise VMDied(f'{self.name}: the guest has reset itself: '
+                         f'{self.guest_resets()}')
+
+    def guest_resets(self):
+        """Each reset that QEMU, or its user, did not ask for."""
+        return [event['data'] for event in self.qmp.events_since(0, 'RESET')
+                if event['data']['guest']]
 
     # -- what it said -----------------------------------------------------
 
@@ -93,19 +102,35 @@ class VM(QemuProcess):
             _tail(self.stderr(), 40),
             f'--- {self.name}: console of the guest',
             _tail(self.console_log(), 30),
-            f'--- {self.name}: what the driver logged last',
-            self._driver_log()])
+            *self._answers()])
+
+    def _answers(self):
+        """What QEMU and the guest say; after a silence nothing is asked."""
+        for what, ask in (('its vCPUs', self._vcpus),
+                          ('what the driver logged last', self._driver_log)):
+            yield f'--- {self.name}: {what}'
+            try:
+                yield ask()
+            except Exception as error:  # pylint: disable=broad-except
+                yield f'not available: {error}'
+                return
+
+    def _vcpus(self):
+        """What they execute, twice: it tells a loop from a standstill."""
+        if not self.process:
+            return 'not started'
+        texts = [self.qmp.human('info registers -a') for _ in range(2)]
+        return '\n'.join(line for text in texts for line in text.splitlines()
+                         if re.match(r'CPU#|[RE]IP=|\s*PC=', line))
 
     def _driver_log(self):
-        try:
-            if self.qmp.command('query-status')['status'] != 'running':
-                return 'not running'
-            # Only if the guest still listens; it may be what failed.
-            _, output = self.console.call('dmesg | grep virtio_mem | tail -20',
-                                          timeout=5)
-            return output
-        except Exception as error:  # pylint: disable=broad-except
-            return f'not available: {error}'
+        if (not self.process
+                or self.qmp.command('query-status')['status'] != 'running'):
+            return 'not running'
+        # Only if the guest still listens; it may be what failed.
+        _, output = self.console.call('dmesg | grep virtio_mem | tail -20',
+                                      timeout=5)
+        return output
 
     # -- monitor and guest ------------------------------------------------
 
