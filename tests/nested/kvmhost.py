@@ -69,4 +69,4 @@ def guest_config(**changes):
     """A guest with two real vCPUs."""
     # Each byte for the serial console is an exit that is emulated.
     return Config(accel='kvm', cpu='host', cpus=2, memory=512 * MIB,
-                  kernel_arguments='quiet', **changes)
+                  kernel_arguments='quiet', may_reset=False, **changes)

@@ -14,6 +14,10 @@ SMM_VIEW = 'KVM-SMRAM'
 PAGE = 4096
 
 
+class PatternLost(AssertionError):
+    """A process with a pattern is gone and did not say why."""
+
+
 class Pattern:
     """Processes in the guest that change all memory they can get."""
 
@@ -24,17 +28,29 @@ class Pattern:
             vm.run(f'mempattern {mib} > {name} 2>&1 & echo $! > {name}.pid')
         self.wait('filled')
 
+    def state(self, name):
+        """Whether a process is still there, and then all it has said."""
+        alive, _ = self.vm.console.call(f'kill -0 $(cat {name}.pid)')
+        return alive == 0, self.vm.run(f'cat {name}')
+
     def wait(self, word):
+        """Wait until each has said the word, or has found a wrong one."""
         def seen():
             self.vm.check_alive()
-            text = self.vm.run(f'cat {" ".join(self.names)}')
-            return text.count(word) + text.count('corrupt') >= len(
-                self.names), text
-        return wait_for(f'all processes with a pattern: {word}', seen)
+            states = [self.state(name) for name in self.names]
+            done = [word in text or 'corrupt' in text for _, text in states]
+            for (alive, text), said in zip(states, done):
+                if not alive and not said:
+                    log = self.vm.run('dmesg | tail -n 20')
+                    raise PatternLost(f'a process with a pattern has ended '
+                                      f'before "{word}": "{text}"\n{log}')
+            return all(done), states
+        wait_for(f'all processes with a pattern: {word}', seen)
 
     def finish(self):
         """The last line of each."""
-        self.vm.run(f'kill -TERM $(cat {".pid ".join(self.names)}.pid)')
+        # One that has found a wrong word is gone, and has said so.
+        self.vm.run(f'kill -TERM $(cat {".pid ".join(self.names)}.pid) || true')
         self.wait('intact')
         return [self.vm.run(f'tail -n 1 {name}') for name in self.names]
 
