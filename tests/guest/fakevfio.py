@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults import compile_library
+from compiler import compile_preloaded
 
 SOURCE = Path(__file__).with_name('fakevfio.c')
 
@@ -60,7 +60,7 @@ class FakeVfio:
             self._shared = mmap.mmap(file.fileno(), size)
         self.control = Control.from_buffer(self._shared)
         self.order(**orders)
-        library = compile_library(directory, SOURCE)
+        library = compile_preloaded(SOURCE, directory)
         before = vm.environment.get('LD_PRELOAD')
         vm.environment['LD_PRELOAD'] = ' '.join(
             [str(library), *([before] if before else [])])

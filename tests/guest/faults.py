@@ -3,9 +3,9 @@
 
 import ctypes
 import mmap
-import subprocess
 from pathlib import Path
 
+from compiler import compile_preloaded
 from qtestvm import QtestVM
 
 SOURCE = Path(__file__).with_name('faults.c')
@@ -21,25 +21,6 @@ class Control(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ORDERS + COUNTS]
 
 
-class CompilerMissing(Exception):
-    """The library could not be compiled."""
-
-
-def compile_library(directory, source=SOURCE):
-    """The path of the library, made in a directory."""
-    library = Path(directory) / f'{source.stem}.so'
-    try:
-        subprocess.run(['gcc', '-shared', '-fPIC', '-O2', '-Wall', '-Werror',
-                        '-o', library, source], check=True, timeout=120,
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                       text=True)
-    except FileNotFoundError:
-        raise CompilerMissing('gcc is not installed') from None
-    except subprocess.CalledProcessError as error:
-        raise AssertionError(f'{source.name}: {error.stdout}') from None
-    return library
-
-
 class FaultyVM(QtestVM):
     """faults.create_nth = 3 orders, faults.refused tells."""
 
@@ -52,7 +33,8 @@ class FaultyVM(QtestVM):
         self.faults = Control.from_buffer(self._shared)
         self.order(**orders)
         self.environment['FAULTS_CONTROL'] = str(path)
-        self.environment['LD_PRELOAD'] = str(compile_library(self.directory))
+        self.environment['LD_PRELOAD'] = str(
+            compile_preloaded(SOURCE, self.directory))
 
     def order(self, **orders):
         """Exactly these from now on; nr_memslots is read at start only."""

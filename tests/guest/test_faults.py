@@ -8,8 +8,9 @@ import errno
 
 import migration
 import pciaccess
+from compiler import CompilerMissing
 from config import GIB, MACHINES, MIB
-from faults import CompilerMissing, FaultyVM
+from faults import FaultyVM
 from guesttest import GuestTest, Settings
 from hostmem import HostMemory, SharedHostMemory
 from memory import device_infos, plugged_size

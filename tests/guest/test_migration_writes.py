@@ -3,8 +3,8 @@
 
 import random
 
+from compiler import CompilerMissing
 from config import GIB, MIB, MemDevice
-from faults import CompilerMissing
 from guesttest import GuestTest, Settings
 from migration import UNLIMITED, begin, wait_status
 from qtestvm import Machine, kvm_missing

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux's driver decides what is plugged; an assigned device reaches that."""
 
+from compiler import CompilerMissing
 from config import GIB, MIB, Config, MemDevice
 from fakevfio import FakeVfio
-from faults import CompilerMissing
 from memory import device_infos, plugged_size, request, resize, settle
 from memslots import DYNAMIC, guest_blocks, mapped_aliases
 from vfiotest import VfioTest

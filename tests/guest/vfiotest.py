@@ -7,9 +7,9 @@ block by one mapping of its own.
 
 import re
 
+from compiler import CompilerMissing
 from config import GIB, MACHINES, MIB, MemDevice
 from fakevfio import READ, WRITE, FakeVfio
-from faults import CompilerMissing
 from guesttest import GuestTest, Settings
 from hostcost import memory_ranges
 from qmp import QmpError

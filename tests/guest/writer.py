@@ -6,10 +6,9 @@ logs.  Devices are driven from outside meanwhile.
 """
 
 import struct
-import subprocess
 from pathlib import Path
 
-from faults import CompilerMissing
+from compiler import compile_source
 from qtestvm import QtestVM
 
 SOURCE = Path(__file__).with_name('writer.S')
@@ -20,18 +19,9 @@ FREE = 48 << 20
 
 def make_firmware(directory):
     """The path of the image, made in a directory."""
-    image = Path(directory) / 'writer.bin'
-    try:
-        subprocess.run(['gcc', '-m32', '-nostdlib', '-static', '-Wl,'
-                        '-Ttext=0xf0000,--oformat=binary,--build-id=none',
-                        '-o', image, SOURCE], check=True, timeout=120,
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                       text=True)
-    except FileNotFoundError:
-        raise CompilerMissing('gcc is not installed') from None
-    except subprocess.CalledProcessError as error:
-        raise AssertionError(f'{SOURCE.name}: {error.stdout}') from None
-    return image
+    return compile_source(
+        SOURCE, directory, '.bin', '-m32', '-nostdlib', '-static',
+        '-Wl,-Ttext=0xf0000,--oformat=binary,--build-id=none')
 
 
 class WriterVM(QtestVM):
