@@ -123,12 +123,14 @@ bool virtio_mem_validate_users(const VirtIOMEM *vmem, Error **errp);
 bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp);
 
 /**
- * virtio_mem_validate_memslots - check what dynamic memslots require
- * @vmem: the device, 'unplugged-inaccessible' decided
- * @errp: names the properties that contradict each other
+ * virtio_mem_validate_memslots - check what memslots require
+ * @vmem: the device, 'unplugged-inaccessible' and the layout decided
+ * @errp: names the properties that contradict each other, or are too large
  *
  * Unplugged memory may be in a memslot that is not mapped, and guests without
- * VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE would read it.
+ * VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE would read it. KVM takes no memslot of
+ * 2^31 pages (8 TiB for 4 KiB) or more: one that is mapped when the device is
+ * plugged would end the VM, and another would never come.
  *
  * Returns: true if @vmem can work as configured.
  */

@@ -14,6 +14,7 @@
 #include "hw/boards.h"
 #include "hw/mem/memory-device.h"
 #include "qapi/error.h"
+#include "sysemu/kvm.h"
 #include "sysemu/numa.h"
 #include "sysemu/sysemu.h"
 #include "virtio-mem-internal.h"
@@ -152,13 +153,40 @@ bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
     return true;
 }
 
+static uint64_t largest_memslot(const VirtIOMEM *vmem)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    uint64_t largest = 0;
+    unsigned int i;
+
+    if (!vmem->dynamic_memslots) {
+        return memory_region_size(&vmem->memdev->mr);
+    }
+    for (i = 0; i < layout->nb_memslots; i++) {
+        largest = MAX(largest, virtio_mem_layout_size(layout, i));
+    }
+    return largest;
+}
+
 bool virtio_mem_validate_memslots(const VirtIOMEM *vmem, Error **errp)
 {
+    /* KVM_MEM_MAX_NR_PAGES of virt/kvm/kvm_main.c; nobody can ask for it. */
+    const uint64_t kvm_end = (uint64_t)qemu_real_host_page_size() << 31;
+    const uint64_t largest = largest_memslot(vmem);
+
     if (vmem->dynamic_memslots &&
         vmem->unplugged_inaccessible != ON_OFF_AUTO_ON) {
         error_setg(errp, "'%s' property set to 'on' requires '%s' to be 'on'",
                    VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP,
                    VIRTIO_MEM_UNPLUGGED_INACCESSIBLE_PROP);
+        return false;
+    }
+    if (kvm_enabled() && largest >= kvm_end) {
+        error_setg(errp, "'%s' property: a memory slot would have 0x%" PRIx64
+                   " bytes, KVM takes less than 0x%" PRIx64 "; set '%s' to"
+                   " 'on' with enough memory slots, or use a smaller memdev",
+                   VIRTIO_MEM_MEMDEV_PROP, largest, kvm_end,
+                   VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP);
         return false;
     }
     return true;

@@ -10,6 +10,7 @@ from hostcost import (QUIET, address_spaces, flat_ranges, mapped_memslots,
                       metadata_of, settled_vmalloc_used, topology_changes,
                       two_dimensional_paging, undisturbed)
 from memory import device_infos
+from qmp import QmpError
 from qtestvm import Machine, QtestVM, kvm_missing
 from virtiomem import (ACK, BATCH, ERROR, MIXED, NACK, PLUG, PLUGGED, STATE,
                        UNPLUG, UNPLUGGED, Request, VirtioMem)
@@ -17,6 +18,7 @@ from waiting import wait_for
 
 BLOCK = 2 * MIB
 DYNAMIC = {'dynamic-memslots': True}
+TIB = 1024 * GIB
 
 
 def machine(size, accel='kvm', **options):
@@ -231,6 +233,28 @@ class Kvm(GuestTest):
         seen = self.above_without(machine(1024 * GIB, **DYNAMIC), steps)
         for size, cost, limit in zip(steps, seen, limits):
             self.assertLess(cost, limit * address_spaces(), f'{size} plugged')
+
+    def test_no_slot_so_large(self):
+        """KVM takes no slot of 8 TiB; the VM that asks for one goes on."""
+        size = 8 * TIB
+        vm = self.start(Machine(
+            cpu='qemu64,phys-bits=48', max_memory=GIB + size, extra=[
+                '-device', 'pcie-root-port,id=rp0', '-object',
+                f'memory-backend-ram,id=mem0,size={size},reserve=off']))
+
+        def add(**options):
+            vm.qmp.command('device_add', driver='virtio-mem-pci', id='vm0',
+                           memdev='mem0', bus='rp0', **options)
+
+        for options in ({}, {**DYNAMIC, 'max-memslots': 1}):
+            with self.assertRaisesRegex(
+                    QmpError, f"'memdev' property: .* {size:#x} bytes, KVM "
+                    f"takes less than {size:#x}; set 'dynamic-memslots'"):
+                add(**options)
+            self.assertEqual(device_infos(vm), {})
+        add(**DYNAMIC)
+        self.assertEqual(device_infos(vm)['vm0']['max-size'], size)
+        self.assertEqual(mapped_memslots(vm), 0)
 
     def test_dirty_log_of_parts(self):
         """What is logged is cleared up to the end of what is plugged.
