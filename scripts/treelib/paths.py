@@ -18,7 +18,7 @@ SERIES = PATCHES / "series"
 # The directories whose files are whole files of our own. Everything else of
 # QEMU's is changed by a patch.
 OUR_DIRS = ("accel", "hw", "include", "migration", "softmmu", "stubs",
-            "subprojects", "tests", "docs")
+            "subprojects", "tests", "docs", "util")
 
 # What editors, Python and patch(1) leave behind is never part of the work.
 LITTER = ("*.pyc", "*~", "*.orig", "*.rej", "*.swp", ".*", "#*#")
