@@ -33,10 +33,11 @@ static void forget_hints(VuMemory *mem)
     }
 }
 
-void vu_memory_init(VuMemory *mem, uint32_t max_regions)
+void vu_memory_init(VuMemory *mem, uint32_t max_regions, VuMappings *mappings)
 {
     memset(mem, 0, sizeof(*mem));
     mem->max_regions = max_regions;
+    mem->mappings = mappings;
     forget_hints(mem);
 }
 
@@ -57,47 +58,32 @@ static uint8_t page_shift_of(int fd)
     return __builtin_ctzll(page_size);
 }
 
-void *vu_memory_mapping(const VuDevRegion *region, uint64_t *size)
-{
-    uint64_t mask = (1ULL << region->page_shift) - 1;
-    uint64_t start = region->va & ~mask;
-
-    /* Without rounding up, munmap() would refuse a piece of a huge page. */
-    *size = ((region->va + region->size + mask) & ~mask) - start;
-    return (void *)(uintptr_t)start;
-}
-
-static const char *map_region(VuDevRegion *region, int fd)
+static const char *map_region(VuMemory *mem, VuDevRegion *region, int fd)
 {
     uint64_t mask = (1ULL << region->page_shift) - 1;
     uint64_t start = region->fd_offset & ~mask;
-    uint64_t size = ((region->fd_offset + region->size + mask) & ~mask) - start;
-    void *va;
+    uint64_t size;
 
+    /* Without rounding up, munmap() would refuse a piece of a huge page. */
+    size = ((region->fd_offset + region->size + mask) & ~mask) - start;
     if (size > SIZE_MAX / 2) {
         return "it does not fit into the address space of the back-end";
     }
-    va = mmap(NULL, size, region->guarded ? PROT_NONE : PROT_READ | PROT_WRITE,
-              MAP_SHARED | MAP_NORESERVE, fd, start);
-    if (va == MAP_FAILED) {
+    region->mapping = vu_mapping_new(mem->mappings, fd, start, size,
+                                     region->guarded ? PROT_NONE :
+                                     PROT_READ | PROT_WRITE);
+    if (!region->mapping) {
         return strerror(errno);
     }
-    region->va = (uintptr_t)va + (region->fd_offset - start);
+    region->va = (uintptr_t)vu_mapping_start(region->mapping, &size) +
+                 (region->fd_offset - start);
     return NULL;
-}
-
-static void unmap_region(const VuDevRegion *region)
-{
-    uint64_t size;
-    void *start = vu_memory_mapping(region, &size);
-
-    munmap(start, size);
 }
 
 int vu_memory_unguard(VuDevRegion *region)
 {
     uint64_t size;
-    void *start = vu_memory_mapping(region, &size);
+    void *start = vu_mapping_start(region->mapping, &size);
 
     if (mprotect(start, size, PROT_READ | PROT_WRITE)) {
         return -1;
@@ -111,11 +97,11 @@ void vu_memory_clear(VuMemory *mem)
     uint32_t i;
 
     for (i = 0; i < mem->nregions; i++) {
-        unmap_region(&mem->regions[i]);
+        vu_mapping_retire(mem->regions[i].mapping);
     }
     free(mem->regions);
     free(mem->by_qva);
-    vu_memory_init(mem, mem->max_regions);
+    vu_memory_init(mem, mem->max_regions, mem->mappings);
 }
 
 /* -- looking up -- */
@@ -375,6 +361,10 @@ const char *vu_memory_add(VuMemory *mem, const VuDevRegion *want, int fd,
     if (!problem && mem->nregions >= mem->max_regions) {
         problem = "the back-end has no memory slot left";
     }
+    if (!problem &&
+        vu_mappings_count_retired(mem->mappings) >= mem->max_regions) {
+        problem = "requests still use too many regions that were removed";
+    }
     if (!problem && !make_room(mem)) {
         problem = "the back-end has no memory for a longer table";
     }
@@ -383,7 +373,7 @@ const char *vu_memory_add(VuMemory *mem, const VuDevRegion *want, int fd,
         problem = check_file(&region, fd);
     }
     if (!problem) {
-        problem = map_region(&region, fd);
+        problem = map_region(mem, &region, fd);
     }
     if (problem) {
         return problem;
@@ -414,7 +404,7 @@ bool vu_memory_remove(VuMemory *mem, uint64_t gpa, uint64_t size,
     if (!region || region->size != size || region->qva != qva) {
         return false;
     }
-    unmap_region(region);
+    vu_mapping_retire(region->mapping);
 
     key = count_below_qva(mem, qva);
     while (mem->by_qva[key].gpa != gpa) {

@@ -22,6 +22,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "libvhost-user-mapping.h"
+
 /* Must be a power of two: see VuMemory.hints. */
 #define VU_MEMORY_NR_HINTS 64
 
@@ -32,6 +34,7 @@
  * @qva: address of its first byte in the front-end
  * @fd_offset: offset of its first byte in the file, in bytes
  * @va: address of its first byte here
+ * @mapping: what is mapped for it
  * @page_shift: log2 of the page size of the file, more than the host's for
  *              huge pages
  * @guarded: no access before vu_memory_unguard()
@@ -45,6 +48,7 @@ typedef struct VuDevRegion {
     uint64_t qva;
     uint64_t fd_offset;
     uint64_t va;
+    VuMapping *mapping;
     uint8_t page_shift;
     bool guarded;
 } VuDevRegion;
@@ -67,6 +71,7 @@ typedef struct VuMemoryKey {
  * @by_qva: the same regions, sorted by qva
  * @allocated: space in either array, in entries
  * @max_regions: as many are accepted
+ * @mappings: those of the device that are in no table
  * @qva_aliases: there may be regions that overlap in qva
  * @hints: for a 1 GiB piece of guest memory, by the low bits of its number, the
  *         region that was found there last, or an empty one.  Several threads
@@ -78,6 +83,7 @@ typedef struct VuMemory {
     VuMemoryKey *by_qva;
     uint32_t allocated;
     uint32_t max_regions;
+    VuMappings *mappings;
     bool qva_aliases;
     const VuDevRegion *hints[VU_MEMORY_NR_HINTS];
 } VuMemory;
@@ -86,11 +92,13 @@ typedef struct VuMemory {
  * vu_memory_init: make an empty table
  * @mem: the table; what it contained is not freed
  * @max_regions: limit
+ * @mappings: list for what has to stay mapped when it leaves this table; it
+ *            lives longer
  */
-void vu_memory_init(VuMemory *mem, uint32_t max_regions);
+void vu_memory_init(VuMemory *mem, uint32_t max_regions, VuMappings *mappings);
 
 /**
- * vu_memory_clear: unmap and forget all regions
+ * vu_memory_clear: forget all regions, and unmap those that no request uses
  * @mem: the table, which stays usable
  */
 void vu_memory_clear(VuMemory *mem);
@@ -108,13 +116,17 @@ void vu_memory_clear(VuMemory *mem);
  * in the table, equal in all of these, is success and changes nothing:
  * front-ends with several queue pairs send each region once per pair.
  *
+ * As many regions as the table may have can have left it and still be mapped
+ * for requests.  Beyond that nothing is added: a guest whose requests do not end
+ * could make the back-end map without bound.
+ *
  * Returns NULL on success, else the reason in English.  Then nothing changed.
  */
 const char *vu_memory_add(VuMemory *mem, const VuDevRegion *want, int fd,
                           const VuDevRegion **added);
 
 /**
- * vu_memory_remove: unmap and forget one region
+ * vu_memory_remove: forget one region, and unmap it unless a request uses it
  * @mem: the table
  * @gpa: its guest physical address
  * @size: its size in bytes
@@ -132,16 +144,6 @@ bool vu_memory_remove(VuMemory *mem, uint64_t gpa, uint64_t size,
  * Returns 0, or -1 with errno set.
  */
 int vu_memory_unguard(VuDevRegion *region);
-
-/**
- * vu_memory_mapping: what is mapped for a region
- * @region: the region
- * @size: returns the size of the mapping in bytes
- *
- * Returns the start of the mapping; both are multiples of the page size of the
- * file.
- */
-void *vu_memory_mapping(const VuDevRegion *region, uint64_t *size);
 
 /**
  * vu_memory_search: find a region by guest physical address

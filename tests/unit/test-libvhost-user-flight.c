@@ -1,0 +1,400 @@
+/*
+ * libvhost-user: requests that are not finished when their memory goes
+ *
+ * What a popped element points to stays mapped, and nothing else is mapped
+ * there, until the element is handed back; although the region can no longer be
+ * found as soon as the front-end has removed it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "libvhost-user-ring.h"
+
+#define SIZE (64 * KiB)
+#define QVA 0x7f0000000000ULL
+#define REGIONS 3
+
+/* Region 0 has the ring; a request can be anywhere. */
+static const VhostUserMemoryRegion regions[REGIONS] = {
+    { 0, SIZE, QVA, 0 },
+    { 4 * GiB, SIZE, QVA + GiB, SIZE },
+    { 8 * GiB, SIZE, QVA + 2 * GiB, 2 * SIZE },
+};
+
+typedef struct Flight {
+    FrontEnd *fe;
+    Ring ring;
+    int file;
+    char *view;
+} Flight;
+
+static void take_off(Flight *f, unsigned int num)
+{
+    unsigned int i;
+
+    f->file = guest_file(REGIONS * SIZE, REGIONS * SIZE);
+    /* Private: not one of the mappings that are counted. */
+    f->view = mmap(NULL, REGIONS * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+                   f->file, 0);
+    g_assert_true(f->view != MAP_FAILED);
+    f->fe = front_end_open();
+    for (i = 0; i < REGIONS; i++) {
+        g_assert_true(front_end_add(f->fe, &regions[i], f->file));
+    }
+    ring_init(&f->ring, f->fe, 0, f->view, QVA, num);
+}
+
+/* Bytes that the back-end has mapped. */
+static uint64_t mapped(void)
+{
+    return count_mapped() - REGIONS * SIZE;
+}
+
+static void land(Flight *f)
+{
+    ring_close(&f->ring);
+    front_end_close(f->fe);
+    g_assert_cmpuint(mapped(), ==, 0);
+    munmap(f->view, REGIONS * SIZE);
+    close(f->file);
+}
+
+static VuVirtqElement *request(Flight *f, const Buffer *buffers,
+                               unsigned int count)
+{
+    VuVirtqElement *elem;
+
+    ring_offer(&f->ring, 0, buffers, count);
+    elem = ring_pop(&f->ring);
+    g_assert_nonnull(elem);
+    g_assert_cmpuint(elem->out_num + elem->in_num, >=, 1);
+    return elem;
+}
+
+static void write_all(const VuVirtqElement *elem, int byte)
+{
+    unsigned int i;
+
+    for (i = 0; i < elem->in_num; i++) {
+        memset(elem->in_sg[i].iov_base, byte, elem->in_sg[i].iov_len);
+    }
+}
+
+static const Buffer in_1[] = {
+    { 4 * GiB + 512, 4096, VRING_DESC_F_WRITE },
+};
+
+/* Take region 1 away in all the ways that there are. */
+static void remove_region_1(Flight *f, bool by_table)
+{
+    static const VhostUserMemoryRegion rest[] = { regions[0], regions[2] };
+    int fds[] = { f->file, f->file };
+    VhostUserMsg msg;
+
+    if (by_table) {
+        msg = table_message(rest, 2);
+        g_assert_cmpuint(front_end_ask(f->fe, &msg, fds, 2), ==, 0);
+    } else {
+        g_assert_true(front_end_remove(f->fe, &regions[1]));
+    }
+    assert_unmapped(f->fe, 4 * GiB);
+}
+
+static void removed(bool by_table)
+{
+    VuVirtqElement *elem;
+    Flight f;
+
+    take_off(&f, 8);
+    elem = request(&f, in_1, 1);
+    remove_region_1(&f, by_table);
+    g_assert_cmpuint(f.fe->dev.memory.nregions, ==, 2);
+
+    /* It lands where the guest wanted it, if late, and nowhere else. */
+    write_all(elem, 0xaa);
+    g_assert_cmphex((uint8_t)f.view[SIZE + 512], ==, 0xaa);
+    g_assert_cmphex((uint8_t)f.view[SIZE + 512 + 4095], ==, 0xaa);
+    g_assert_cmphex(stamp_at(f.view + SIZE), ==, SIZE);
+    ring_push(&f.ring, elem, 4096);
+    g_assert_cmpuint(mapped(), ==, 2 * SIZE);
+    g_assert_cmpuint(f.ring.used->idx, ==, 1);
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    land(&f);
+}
+
+static void test_removed(void)
+{
+    removed(false);
+}
+
+static void test_table(void)
+{
+    removed(true);
+}
+
+/* The same region comes back meanwhile: a mapping of its own. */
+static void test_back_again(void)
+{
+    VuVirtqElement *elem, *late;
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 8);
+    elem = request(&f, in_1, 1);
+    for (i = 0; i < 4; i++) {
+        remove_region_1(&f, i % 2);
+        g_assert_true(front_end_add(f.fe, &regions[1], f.file));
+    }
+    /* The one of the request, and nothing of what came in between. */
+    g_assert_cmpuint(mapped(), ==, 4 * SIZE);
+    late = request(&f, in_1, 1);
+    g_assert_true(late->in_sg[0].iov_base != elem->in_sg[0].iov_base);
+    write_all(late, 0xbb);
+    ring_push(&f.ring, late, 4096);
+    g_assert_cmpuint(mapped(), ==, 4 * SIZE);
+    write_all(elem, 0xcc);
+    g_assert_cmphex((uint8_t)f.view[SIZE + 512], ==, 0xcc);
+    ring_push(&f.ring, elem, 4096);
+    g_assert_cmpuint(mapped(), ==, 3 * SIZE);
+    g_assert_cmpuint(f.ring.used->idx, ==, 2);
+    land(&f);
+}
+
+/* One element in several regions, and in one of them several times. */
+static void test_many_regions(void)
+{
+    static const Buffer buffers[] = {
+        { 4 * GiB, 16, 0 }, { 8 * GiB, 16, 0 }, { 4 * GiB + 32, 32, 0 },
+        { 0x8000, 512, VRING_DESC_F_WRITE }, { 0x8200, 1, VRING_DESC_F_WRITE },
+        { 8 * GiB + 512, 512, VRING_DESC_F_WRITE },
+    };
+    VuVirtqElement *elem;
+    Flight f;
+
+    take_off(&f, 8);
+    elem = request(&f, buffers, 6);
+    g_assert_true(front_end_remove(f.fe, &regions[2]));
+    g_assert_true(front_end_remove(f.fe, &regions[1]));
+    g_assert_cmpuint(mapped(), ==, 3 * SIZE);
+    g_assert_cmphex(stamp_at(elem->out_sg[0].iov_base), ==, SIZE);
+    g_assert_cmphex(stamp_at(elem->out_sg[1].iov_base), ==, 2 * SIZE);
+    write_all(elem, 0xdd);
+    ring_push(&f.ring, elem, 1);
+    g_assert_cmpuint(mapped(), ==, SIZE);
+    land(&f);
+}
+
+/* Many at the same time, done in another order. */
+static void test_many_requests(void)
+{
+    VuVirtqElement *elems[64];
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 64);
+    for (i = 0; i < 64; i++) {
+        ring_offer(&f.ring, i, in_1, 1);
+    }
+    for (i = 0; i < 64; i++) {
+        elems[i] = ring_pop(&f.ring);
+        g_assert_nonnull(elems[i]);
+    }
+    g_assert_null(ring_pop(&f.ring));
+    remove_region_1(&f, false);
+    for (i = 0; i < 64; i++) {
+        g_assert_cmpuint(mapped(), ==, 3 * SIZE);
+        write_all(elems[i * 7 % 64], i);
+        ring_push(&f.ring, elems[i * 7 % 64], 4096);
+    }
+    g_assert_cmpuint(mapped(), ==, 2 * SIZE);
+    g_assert_cmpuint(f.ring.used->idx, ==, 64);
+    land(&f);
+}
+
+/* -- the other ends of an element -- */
+
+static void test_detach(void)
+{
+    VuVirtqElement *elem;
+    unsigned int i;
+    Flight f;
+
+    /* More of them than there are entries. */
+    take_off(&f, 4);
+    for (i = 0; i < 16; i++) {
+        elem = request(&f, in_1, 1);
+        remove_region_1(&f, i % 2);
+        vu_queue_detach(&f.fe->dev, ring_vq(&f.ring), elem);
+        free(elem);
+        g_assert_cmpuint(mapped(), ==, 2 * SIZE);
+        g_assert_true(front_end_add(f.fe, &regions[1], f.file));
+    }
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    g_assert_cmpuint(f.ring.used->idx, ==, 0);
+    land(&f);
+}
+
+static void test_unpop(void)
+{
+    VuVirtqElement *elem;
+    Flight f;
+
+    take_off(&f, 8);
+    elem = request(&f, in_1, 1);
+    vu_queue_unpop(&f.fe->dev, ring_vq(&f.ring), elem, 0);
+    free(elem);
+    remove_region_1(&f, false);
+    g_assert_cmpuint(mapped(), ==, 2 * SIZE);
+    g_assert_true(front_end_add(f.fe, &regions[1], f.file));
+    elem = ring_pop(&f.ring);
+    g_assert_nonnull(elem);
+    ring_push(&f.ring, elem, 4096);
+    g_assert_cmpuint(f.ring.used->idx, ==, 1);
+    land(&f);
+}
+
+static void test_fill_and_flush(void)
+{
+    VuVirtqElement *elem;
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 8);
+    for (i = 0; i < 3; i++) {
+        ring_offer(&f.ring, i, in_1, 1);
+        elem = ring_pop(&f.ring);
+        vu_queue_fill(&f.fe->dev, ring_vq(&f.ring), elem, 4096, i);
+        free(elem);
+    }
+    remove_region_1(&f, false);
+    g_assert_cmpuint(mapped(), ==, 2 * SIZE);
+    vu_queue_flush(&f.fe->dev, ring_vq(&f.ring), 3);
+    g_assert_cmpuint(f.ring.used->idx, ==, 3);
+    land(&f);
+}
+
+/* A back-end that only frees them: it keeps the memory, but not for ever. */
+static void test_only_freed(void)
+{
+    unsigned int i, kept = 0;
+    Flight f;
+
+    take_off(&f, 8);
+    g_assert_true(vu_set_max_ram_slots(&f.fe->dev, 8));
+    for (i = 0; i < 8; i++) {
+        free(request(&f, in_1, 1));
+        remove_region_1(&f, false);
+        g_assert_cmpuint(mapped(), ==, (2 + i + 1) * SIZE);
+        if (front_end_add(f.fe, &regions[1], f.file)) {
+            kept++;
+        }
+    }
+    g_assert_cmpuint(kept, ==, 7);
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    land(&f);
+}
+
+/* A guest whose requests never end: the front-end is told. */
+static void test_limit(void)
+{
+    VuVirtqElement *elems[8];
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 16);
+    g_assert_true(vu_set_max_ram_slots(&f.fe->dev, 8));
+    for (i = 0; i < 8; i++) {
+        ring_offer(&f.ring, i, in_1, 1);
+        elems[i] = ring_pop(&f.ring);
+        remove_region_1(&f, false);
+        g_assert_true(front_end_add(f.fe, &regions[1], f.file) == (i < 7));
+    }
+    ring_push(&f.ring, elems[3], 4096);
+    g_assert_true(front_end_add(f.fe, &regions[1], f.file));
+    for (i = 0; i < 8; i++) {
+        if (i != 3) {
+            ring_push(&f.ring, elems[i], 4096);
+        }
+    }
+    g_assert_cmpuint(mapped(), ==, 3 * SIZE);
+    land(&f);
+}
+
+/* -- threads -- */
+
+#define THREADS 4
+#define TOTAL 20000
+
+static void *finish(void *opaque)
+{
+    GAsyncQueue *queue = opaque;
+    VuVirtqElement *elem;
+
+    while (true) {
+        elem = g_async_queue_pop(queue);
+        if (!elem->in_num) {
+            return NULL;
+        }
+        write_all(elem, 0xee);
+        /* Without the used ring, which would need a lock. */
+        while (elem->num_mappings) {
+            vu_mapping_put(elem->mappings[--elem->num_mappings]);
+        }
+        free(elem);
+    }
+}
+
+static void test_threads(void)
+{
+    GAsyncQueue *queue = g_async_queue_new();
+    VuVirtqElement last = {};
+    GThread *threads[THREADS];
+    unsigned int i, t;
+    Flight f;
+
+    take_off(&f, 8);
+    for (t = 0; t < THREADS; t++) {
+        threads[t] = g_thread_new("finish", finish, queue);
+    }
+    for (i = 0; i < TOTAL; i++) {
+        VuVirtqElement *elem = request(&f, in_1, 1);
+
+        ring_vq(&f.ring)->inuse--;
+        g_async_queue_push(queue, elem);
+        if (i % 5 == 0) {
+            remove_region_1(&f, false);
+            while (!front_end_add(f.fe, &regions[1], f.file)) {
+                g_thread_yield();
+            }
+        }
+    }
+    for (t = 0; t < THREADS; t++) {
+        g_async_queue_push(queue, &last);
+    }
+    for (t = 0; t < THREADS; t++) {
+        g_thread_join(threads[t]);
+    }
+    g_async_queue_unref(queue);
+    g_assert_cmpuint(mapped(), ==, 3 * SIZE);
+    land(&f);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/libvhost-user/flight/removed", test_removed);
+    g_test_add_func("/libvhost-user/flight/table", test_table);
+    g_test_add_func("/libvhost-user/flight/back-again", test_back_again);
+    g_test_add_func("/libvhost-user/flight/many-regions", test_many_regions);
+    g_test_add_func("/libvhost-user/flight/many-requests", test_many_requests);
+    g_test_add_func("/libvhost-user/flight/detach", test_detach);
+    g_test_add_func("/libvhost-user/flight/unpop", test_unpop);
+    g_test_add_func("/libvhost-user/flight/fill-and-flush",
+                    test_fill_and_flush);
+    g_test_add_func("/libvhost-user/flight/only-freed", test_only_freed);
+    g_test_add_func("/libvhost-user/flight/limit", test_limit);
+    g_test_add_func("/libvhost-user/flight/threads", test_threads);
+    return g_test_run();
+}
