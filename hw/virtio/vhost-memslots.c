@@ -36,6 +36,11 @@ void vhost_memslots_detach(struct vhost_dev *hdev)
     }
 }
 
+struct vhost_dev *vhost_memslots_next(struct vhost_dev *hdev)
+{
+    return hdev ? QLIST_NEXT(hdev, entry) : QLIST_FIRST(&attached);
+}
+
 unsigned int vhost_get_max_memslots(const char **name)
 {
     const struct vhost_dev *hdev;

@@ -1,5 +1,5 @@
 /*
- * vhost: compare two tables of memory regions
+ * vhost: compare two tables of memory regions, and look one up
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -46,4 +46,33 @@ void vhost_regions_match(const struct vhost_memory_region *old,
     while (j < nb_new) {
         new_in_old[j++] = -1;
     }
+}
+
+const struct vhost_memory_region *
+vhost_regions_find(const struct vhost_memory_region *regions, unsigned int nb,
+                   uint64_t addr, uint64_t size)
+{
+    const struct vhost_memory_region *region;
+    unsigned int first = 0, end = nb;
+
+    /* The last region that does not begin behind the address. */
+    while (first < end) {
+        const unsigned int middle = first + (end - first) / 2;
+
+        if (regions[middle].guest_phys_addr <= addr) {
+            first = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    if (!first) {
+        return NULL;
+    }
+    region = &regions[first - 1];
+    /* Neither sum is formed: both may be too large. */
+    if (size > region->memory_size ||
+        addr - region->guest_phys_addr > region->memory_size - size) {
+        return NULL;
+    }
+    return region;
 }

@@ -30,6 +30,14 @@ void vhost_memslots_attach(struct vhost_dev *hdev, unsigned int limit,
 void vhost_memslots_detach(struct vhost_dev *hdev);
 
 /**
+ * vhost_memslots_next - iterate over the devices that are taken into account
+ * @hdev: one of them, or NULL
+ *
+ * Returns: the first, or the one after @hdev; NULL if there is none
+ */
+struct vhost_dev *vhost_memslots_next(struct vhost_dev *hdev);
+
+/**
  * vhost_memslots_refuse - keep a section from a backend that is full
  * @hdev: the device
  * @section: to be added, vhost_section()

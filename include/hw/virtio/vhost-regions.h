@@ -1,5 +1,5 @@
 /*
- * vhost: compare two tables of memory regions
+ * vhost: compare two tables of memory regions, and look one up
  *
  * Numbers only: it knows neither devices nor memory regions of QEMU.
  *
@@ -30,5 +30,18 @@ void vhost_regions_match(const struct vhost_memory_region *old,
                          const struct vhost_memory_region *new,
                          unsigned int nb_new, int *old_in_new,
                          int *new_in_old);
+
+/**
+ * vhost_regions_find - find the region that contains all of a range
+ * @regions: by ascending guest-physical address, none overlaps another
+ * @nb: how many
+ * @addr: the range's guest-physical address; any
+ * @size: in bytes, at least 1; @addr + @size may be too much for 64 bits
+ *
+ * Returns: the region, or NULL if the range is not in a single one as a whole
+ */
+const struct vhost_memory_region *
+vhost_regions_find(const struct vhost_memory_region *regions, unsigned int nb,
+                   uint64_t addr, uint64_t size);
 
 #endif /* HW_VIRTIO_VHOST_REGIONS_H */
