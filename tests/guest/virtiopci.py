@@ -153,8 +153,12 @@ class VirtioPci:
         wait_for('reset of the device', lambda: (self.status == 0,
                                                  self.status))
 
-    def enable_queue(self, number):
-        """A queue that is empty and as long as the device has it."""
+    def enable_queue(self, number, places=()):
+        """A queue that is empty and as long as the device has it.
+
+        places: (register of a part, its address) where that is not in the
+        driver's own memory; then the queue is of no use to the driver.
+        """
         self.common_write(2, QUEUE_SELECT, number)
         queue = Queue(
             self.qtest, self.queues_start + number * DATA_END,
@@ -166,11 +170,12 @@ class VirtioPci:
             self.common_write(2, QUEUE_SIZE, 128)
             queue.entries = self.common_read(2, QUEUE_SIZE)
         self.qtest.fill(queue.start, DATA_END, 0)
-        for register, offset in ((QUEUE_DESC, DESCRIPTORS),
-                                 (QUEUE_DRIVER, AVAILABLE),
-                                 (QUEUE_DEVICE, USED)):
-            self.common_write(4, register, queue.start + offset)
-            self.common_write(4, register + 4, 0)
+        for register, address in {QUEUE_DESC: queue.start + DESCRIPTORS,
+                                  QUEUE_DRIVER: queue.start + AVAILABLE,
+                                  QUEUE_DEVICE: queue.start + USED,
+                                  **dict(places)}.items():
+            self.common_write(4, register, address & 0xffffffff)
+            self.common_write(4, register + 4, address >> 32)
         self.common_write(2, QUEUE_ENABLE, 1)
         return queue
 
