@@ -40,6 +40,7 @@ struct control {
     int64_t create_to;
     int64_t delete_from;    /* deletions in [from, to) fail */
     int64_t delete_to;
+    int64_t delete_pause;   /* so many microseconds before a deletion */
     int64_t discard_errno;  /* discards fail with it */
     int64_t populate_errno; /* MADV_POPULATE_WRITE fails with it */
     /* Counts */
@@ -95,6 +96,9 @@ static int set_memslot(int fd, unsigned long request,
     if (delete && within(region->guest_phys_addr, control->delete_from,
                          control->delete_to)) {
         return refuse(ENOMEM);
+    }
+    if (delete && control->delete_pause) {
+        usleep(control->delete_pause);
     }
 
     ret = syscall(SYS_ioctl, fd, request, region);

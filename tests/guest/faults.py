@@ -11,7 +11,8 @@ from qtestvm import QtestVM
 SOURCE = Path(__file__).with_name('faults.c')
 
 ORDERS = ('nr_memslots', 'create_nth', 'create_from', 'create_to',
-          'delete_from', 'delete_to', 'discard_errno', 'populate_errno')
+          'delete_from', 'delete_to', 'delete_pause', 'discard_errno',
+          'populate_errno')
 COUNTS = ('memslots', 'memslot_bytes', 'changes', 'refused')
 
 
