@@ -125,6 +125,20 @@ bool virtio_mem_blocks_next(const VirtIOMEMBlocks *blocks,
     return true;
 }
 
+uint64_t virtio_mem_blocks_next_unplugged(const VirtIOMEMBlocks *blocks,
+                                          uint64_t *offset)
+{
+    VirtIOMEMRange within = { *offset / blocks->block_size,
+                              blocks->nb_blocks };
+    VirtIOMEMRange run;
+
+    if (!virtio_mem_blocks_next(blocks, &within, false, &run)) {
+        return 0;
+    }
+    *offset = MAX(*offset, virtio_mem_range_offset(blocks, run));
+    return run.end * blocks->block_size - *offset;
+}
+
 void virtio_mem_blocks_set(VirtIOMEMBlocks *blocks, VirtIOMEMRange range,
                            bool plugged)
 {

@@ -14,6 +14,7 @@
  *     virtio-mem-stream     the section of the stream that has everything
  *     virtio-mem-early      the one that comes first
  *     virtio-mem-state      what both of them carry
+ *     virtio-mem-sweep      takes back what is used without being plugged
  *     virtio-mem-migration  when to keep still
  *     virtio-mem-plug       carries out a change
  *     virtio-mem-memslots   maps what is in use
@@ -22,6 +23,7 @@
  *     virtio-mem-sizes      defaults
  *     virtio-mem-layout     how the region is divided into memslots
  *     virtio-mem-blocks     geometry and state
+ *     virtio-mem-pace       how often to sweep
  */
 
 #ifndef HW_VIRTIO_MEM_INTERNAL_H
@@ -241,6 +243,19 @@ int virtio_mem_memslots_map_wanted(VirtIOMEM *vmem);
 void virtio_mem_memslots_touch(VirtIOMEM *vmem, VirtIOMEMRange range);
 
 /**
+ * virtio_mem_memslots_reachable - can the guest reach an address?
+ * @vmem: the realized device
+ * @offset: relative to the region, in bytes
+ * @size: set to the number of bytes from @offset on of which the same is true,
+ *        or less
+ *
+ * Returns: true if it is in a memslot that is mapped, as all of the region is
+ * without dynamic memslots.
+ */
+bool virtio_mem_memslots_reachable(const VirtIOMEM *vmem, uint64_t offset,
+                                   uint64_t *size);
+
+/**
  * virtio_mem_memslots_unmap_unused - unmap what holds no plugged block
  * @vmem: the realized device
  * @discard: free the host memory of what was unmapped; a vCPU can have touched
@@ -338,6 +353,38 @@ void virtio_mem_settle(VirtIOMEM *vmem);
  * Called after an incoming migration; otherwise by virtio_mem_settle().
  */
 void virtio_mem_notify_size(VirtIOMEM *vmem);
+
+/* -- virtio-mem-sweep: unplugged memory is not kept -- */
+
+/**
+ * virtio_mem_sweep_init - start to look after unplugged memory
+ * @vmem: the device with its geometry known and nothing plugged
+ *
+ * No effect where the memory is not ours to discard at any time.
+ */
+void virtio_mem_sweep_init(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_sweep_cleanup - undo virtio_mem_sweep_init()
+ * @vmem: the device
+ */
+void virtio_mem_sweep_cleanup(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_sweep_wake - blocks may have changed, or the VM runs again
+ * @vmem: the realized device
+ *
+ * A sweep that has nothing to do is asleep.
+ */
+void virtio_mem_sweep_wake(VirtIOMEM *vmem);
+
+/**
+ * virtio_mem_sweep_reclaimed - how much was taken back since realize
+ * @vmem: the realized device
+ *
+ * Returns: in bytes.
+ */
+uint64_t virtio_mem_sweep_reclaimed(const VirtIOMEM *vmem);
 
 /* -- virtio-mem-requests: the queue -- */
 

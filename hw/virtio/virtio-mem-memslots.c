@@ -286,6 +286,23 @@ void virtio_mem_memslots_touch(VirtIOMEM *vmem, VirtIOMEMRange range)
     }
 }
 
+bool virtio_mem_memslots_reachable(const VirtIOMEM *vmem, uint64_t offset,
+                                   uint64_t *size)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    unsigned int i;
+
+    if (!vmem->dynamic_memslots) {
+        *size = virtio_mem_blocks_region_size(&vmem->blocks) - offset;
+        return true;
+    }
+
+    i = virtio_mem_layout_index(layout, offset);
+    *size = virtio_mem_layout_offset(layout, i) +
+            virtio_mem_layout_size(layout, i) - offset;
+    return test_bit(i, vmem->memslots.mapped);
+}
+
 static bool is_used(const VirtIOMEM *vmem, unsigned int i)
 {
     const VirtIOMEMLayout *layout = &vmem->memslots.layout;

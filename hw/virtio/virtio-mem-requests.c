@@ -277,6 +277,7 @@ static bool handle_batch(VirtIOMEM *vmem)
 
     /* An answer is true only when the memslots are as it says. */
     virtio_mem_settle(vmem);
+    virtio_mem_sweep_wake(vmem);
     publish_responses(vmem, batch->nb);
 
     if (violation) {

@@ -75,6 +75,7 @@ void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
     info->dynamic_memslots = vmem->dynamic_memslots;
     info->memslots = virtio_mem_get_memslots(vmem);
     info->memslots_used = virtio_mem_get_used_memslots(vmem);
+    info->reclaimed = virtio_mem_sweep_reclaimed(vmem);
 }
 
 bool virtio_mem_check_unplug(VirtIOMEM *vmem, Error **errp)
@@ -229,6 +230,7 @@ static void virtio_mem_system_reset(void *opaque)
         !virtio_mem_migration_shares_memory(vmem)) {
         virtio_mem_unplug_all(vmem, true);
         virtio_mem_settle(vmem);
+        virtio_mem_sweep_wake(vmem);
     }
 }
 
@@ -254,6 +256,7 @@ static void virtio_mem_vm_state_changed(void *opaque, bool running,
         vmem->state_awaited = false;
         virtio_mem_requests_resume(vmem);
         virtio_mem_migration_resume(vmem);
+        virtio_mem_sweep_wake(vmem);
     }
 }
 
@@ -285,6 +288,7 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
     virtio_mem_set_requested_size(vmem, vmem->requested_size);
     virtio_mem_migration_init(vmem);
     virtio_mem_early_init(vmem);
+    virtio_mem_sweep_init(vmem);
 
     host_memory_backend_set_mapped(vmem->memdev, true);
     vmstate_register_ram(mr, dev);
@@ -321,6 +325,7 @@ static void virtio_mem_device_unrealize(DeviceState *dev)
     vmstate_unregister_ram(mr, dev);
     host_memory_backend_set_mapped(vmem->memdev, false);
 
+    virtio_mem_sweep_cleanup(vmem);
     virtio_mem_early_cleanup(vmem);
     virtio_mem_state_release(&vmem->stream);
     virtio_mem_migration_cleanup(vmem);

@@ -131,6 +131,18 @@ bool virtio_mem_blocks_next(const VirtIOMEMBlocks *blocks,
                             VirtIOMEMRange *run);
 
 /**
+ * virtio_mem_blocks_next_unplugged - the next bytes that are not plugged
+ * @blocks: the device's blocks
+ * @offset: where to look, relative to the region, not necessarily at the start
+ *          of a block; moved forward to the first byte that is not plugged
+ *
+ * Returns: how many bytes from the new @offset on are not plugged; 0, and
+ * @offset is untouched, if there is none.
+ */
+uint64_t virtio_mem_blocks_next_unplugged(const VirtIOMEMBlocks *blocks,
+                                          uint64_t *offset);
+
+/**
  * virtio_mem_blocks_set - change the state of blocks
  * @blocks: the device's blocks
  * @range: not empty, inside the region; all of it in the other state

@@ -76,6 +76,7 @@ typedef struct VirtIOMEMMemslots {
 } VirtIOMEMMemslots;
 
 typedef struct VirtIOMEMEarly VirtIOMEMEarly;
+typedef struct VirtIOMEMSweep VirtIOMEMSweep;
 
 /**
  * struct VirtIOMEM - the device
@@ -111,6 +112,8 @@ typedef struct VirtIOMEMEarly VirtIOMEMEarly;
  *             migrated and may have been; it waits for a sign
  * @kick_timer: looks again while only an incoming postcopy holds up the sign
  * @early: for the section of the stream that comes first
+ * @sweep: takes back what is used without being plugged; NULL where that cannot
+ *         be done
  * @stream: valid only while state is saved or loaded
  */
 struct VirtIOMEM {
@@ -150,6 +153,7 @@ struct VirtIOMEM {
     bool kick_owed;
     QEMUTimer *kick_timer;
     VirtIOMEMEarly *early;
+    VirtIOMEMSweep *sweep;
     VirtIOMEMStream stream;
 };
 

@@ -1,0 +1,377 @@
+/*
+ * virtio-mem: what is not plugged is not kept
+ *
+ * A guest can use memory that it has not plugged, as long as it is mapped, and
+ * a request of a disk may end after the memory that it goes to was unplugged.
+ * Both populate host memory again. So the unplugged parts of the region are
+ * discarded again and again. To discard what is empty costs next to nothing,
+ * and so nobody has to note what may be used: each pass goes through all of
+ * it, memslots that are not mapped included, since I/O may be late by any time.
+ *
+ * A pass is made of slices. A slice looks at the state of blocks when it runs,
+ * and nothing else holds the BQL meanwhile: it is before or after a request.
+ *
+ * The clock is that of the host. What a guest wrote before the VM was stopped
+ * is to be taken back, too; and a guest under icount must not notice.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "exec/cpu-common.h"
+#include "qapi/error.h"
+#include "standard-headers/linux/virtio_mem.h"
+#include "sysemu/replay.h"
+#include "hw/virtio/virtio-mem-pace.h"
+#include "virtio-mem-internal.h"
+#include "trace.h"
+
+/* No step begins later in a slice than this. */
+#define SLICE_NS (300 * SCALE_US)
+/* Between slices the BQL is free for others. */
+#define PAUSE_NS (250 * SCALE_US)
+
+/*
+ * How much the host can free within half a millisecond or so, if all of it is
+ * populated with small pages: of a file, and of private memory.
+ */
+#define FILE_STEP (2 * MiB)
+#define PRIVATE_STEP (8 * MiB)
+/* Nobody but I/O that is late populates what is not mapped. */
+#define UNREACHABLE_STEP (128 * MiB)
+/* Of huge pages; they are few, whatever their size is. */
+#define HUGE_PAGES_STEP 64
+
+/**
+ * struct VirtIOMEMSweep - state of the sweep of a device
+ * @vmem: the device
+ * @timer: for the next slice; not pending when there is nothing to do
+ * @file: the file to look into, where its blocks are what is populated; or -1
+ * @seeks: @file can tell where data is
+ * @status: /proc/self/status where there is no @file to look into; or -1
+ * @page_size: of the backend, in bytes
+ * @huge: these are huge pages
+ * @pace: when to do what
+ * @changes: of all devices, when the last pass began
+ * @running: within a pass, of which the following is the state
+ * @stride: how to go through it
+ * @cursor: next byte to look at, relative to the region
+ * @held: host memory at the beginning, in bytes
+ * @found: what was given back so far, in bytes
+ * @cost: of all slices so far, in ns
+ * @failed: the host refused
+ * @reclaimed: what all complete passes found, in bytes
+ * @warned: the user knows what the guest does
+ */
+struct VirtIOMEMSweep {
+    VirtIOMEM *vmem;
+    QEMUTimer *timer;
+    int file;
+    bool seeks;
+    int status;
+    uint64_t page_size;
+    bool huge;
+    VirtIOMEMPace pace;
+    unsigned int changes;
+    bool running;
+    VirtIOMEMPaceStride stride;
+    uint64_t cursor;
+    uint64_t held;
+    uint64_t found;
+    int64_t cost;
+    bool failed;
+    uint64_t reclaimed;
+    bool warned;
+};
+
+/* Of any device: the memory of the process may be less than before. */
+static unsigned int changes;
+
+/* -- how much host memory there is -- */
+
+/* The lines of /proc/self/status that make up what is populated. */
+static const char * const status_lines[] = {
+    "\nRssAnon:", "\nRssShmem:", "\nVmSwap:", "\nHugetlbPages:",
+};
+
+/*
+ * Bytes in use: of the file, or of the process. The difference before and after
+ * a slice is what was freed, or less if somebody populates memory meanwhile.
+ */
+static uint64_t held(const VirtIOMEMSweep *sweep)
+{
+    char text[4096];
+    uint64_t sum = 0;
+    struct stat st;
+    ssize_t len;
+    size_t i;
+
+    if (sweep->file >= 0) {
+        return fstat(sweep->file, &st) ? 0 : (uint64_t)st.st_blocks * 512;
+    }
+
+    len = pread(sweep->status, text, sizeof(text) - 1, 0);
+    if (len <= 0) {
+        return 0;
+    }
+    text[len] = '\0';
+    for (i = 0; i < ARRAY_SIZE(status_lines); i++) {
+        const char *line = strstr(text, status_lines[i]);
+        uint64_t kib;
+
+        if (line && !qemu_strtou64(line + strlen(status_lines[i]), &line, 10,
+                                   &kib)) {
+            sum += kib * KiB;
+        }
+    }
+    return sum;
+}
+
+/* -- a step -- */
+
+/*
+ * Move the cursor forward to data, by less than *@size, and reduce *@size to
+ * what can go in one step. Or move it beyond, and return false.
+ */
+static bool skip_hole(VirtIOMEMSweep *sweep, uint64_t *size)
+{
+    off_t data = lseek(sweep->file, sweep->cursor, SEEK_DATA);
+
+    if (data < 0) {
+        if (errno == ENXIO) {
+            data = virtio_mem_blocks_region_size(&sweep->vmem->blocks);
+        } else {
+            data = sweep->cursor;
+        }
+    }
+    data = QEMU_ALIGN_DOWN(data, sweep->page_size);
+    if (data >= sweep->cursor + *size) {
+        sweep->cursor = data;
+        return false;
+    }
+    *size -= data - sweep->cursor;
+    sweep->cursor = data;
+    return true;
+}
+
+/* At most how many bytes from the cursor on can go in one step. */
+static uint64_t step_size(const VirtIOMEMSweep *sweep)
+{
+    uint64_t slot = UINT64_MAX;
+    uint64_t step;
+
+    if (sweep->huge) {
+        step = HUGE_PAGES_STEP * sweep->page_size;
+    } else if (sweep->file >= 0) {
+        step = FILE_STEP;
+    } else if (sweep->stride == VIRTIO_MEM_PACE_LEAP) {
+        return UINT64_MAX;
+    } else if (virtio_mem_memslots_reachable(sweep->vmem, sweep->cursor,
+                                             &slot)) {
+        step = PRIVATE_STEP;
+    } else {
+        step = UNREACHABLE_STEP;
+    }
+    /* To the next border, so that no large page is cut into pieces. */
+    return MIN(slot, step - sweep->cursor % step);
+}
+
+/* Returns false if there is nothing left to look at. */
+static bool take_step(VirtIOMEMSweep *sweep)
+{
+    VirtIOMEM *vmem = sweep->vmem;
+    uint64_t size = virtio_mem_blocks_next_unplugged(&vmem->blocks,
+                                                     &sweep->cursor);
+
+    if (!size) {
+        return false;
+    }
+    if (!sweep->seeks || skip_hole(sweep, &size)) {
+        size = MIN(size, step_size(sweep));
+        if (ram_block_discard_range(vmem->memdev->mr.ram_block, sweep->cursor,
+                                    size)) {
+            sweep->failed = true;
+        }
+        sweep->cursor += size;
+    }
+    return true;
+}
+
+/* -- a pass -- */
+
+static bool may_sweep(const VirtIOMEM *vmem)
+{
+    return !vmem->state_awaited && !virtio_mem_migration_busy() &&
+           !virtio_mem_migration_shares_memory(vmem);
+}
+
+static bool begin_pass(VirtIOMEMSweep *sweep)
+{
+    if (sweep->changes != changes) {
+        sweep->changes = changes;
+        virtio_mem_pace_forget(&sweep->pace);
+    }
+    sweep->held = held(sweep);
+    sweep->stride = virtio_mem_pace_begin(&sweep->pace, get_clock(),
+                                          sweep->held, PRIVATE_STEP);
+    sweep->cursor = 0;
+    sweep->found = 0;
+    sweep->cost = 0;
+    sweep->failed = false;
+    sweep->running = sweep->stride != VIRTIO_MEM_PACE_SKIP;
+    return sweep->running;
+}
+
+static void warn_persistent(VirtIOMEMSweep *sweep)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(sweep->vmem);
+
+    /* Others may read it. */
+    if (!sweep->warned &&
+        virtio_vdev_has_feature(vdev, VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE)) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(vdev));
+
+        sweep->warned = true;
+        warn_report("%s: the guest uses memory that it has not plugged, although"
+                    " its driver promised not to; %" PRIu64 " MiB of it were"
+                    " freed by now, and more will be (said once only)", path,
+                    sweep->reclaimed / MiB);
+    }
+}
+
+static void end_pass(VirtIOMEMSweep *sweep)
+{
+    bool persistent;
+
+    /* The process may have freed a little elsewhere, in other threads. */
+    if (sweep->file < 0 && sweep->found < VIRTIO_MEM_PACE_NOISE) {
+        sweep->found = 0;
+    }
+    sweep->running = false;
+    sweep->reclaimed += sweep->found;
+    persistent = virtio_mem_pace_end(&sweep->pace, get_clock(), sweep->cost,
+                                     sweep->held, sweep->found > 0,
+                                     sweep->failed);
+    trace_virtio_mem_sweep(
+        qemu_ram_get_idstr(sweep->vmem->memdev->mr.ram_block), sweep->found,
+        sweep->reclaimed, sweep->cost, sweep->failed);
+    if (persistent) {
+        warn_persistent(sweep);
+    }
+}
+
+static void take_slice(VirtIOMEMSweep *sweep)
+{
+    const int64_t start = get_clock();
+    const uint64_t before = held(sweep);
+    uint64_t after;
+    bool more;
+
+    do {
+        more = take_step(sweep);
+    } while (more && get_clock() - start < SLICE_NS);
+
+    after = held(sweep);
+    sweep->found += after < before ? before - after : 0;
+    sweep->cost += get_clock() - start;
+    if (!more) {
+        end_pass(sweep);
+    }
+}
+
+static void next_slice(void *opaque)
+{
+    VirtIOMEMSweep *sweep = opaque;
+    const VirtIOMEMBlocks *blocks = &sweep->vmem->blocks;
+    int64_t delay;
+
+    if (blocks->nb_plugged == blocks->nb_blocks) {
+        /* Until virtio_mem_sweep_wake() */
+        sweep->running = false;
+        return;
+    }
+
+    if (!may_sweep(sweep->vmem)) {
+        sweep->running = false;
+        virtio_mem_pace_forget(&sweep->pace);
+    } else if (sweep->running || begin_pass(sweep)) {
+        take_slice(sweep);
+    }
+    delay = sweep->running ? PAUSE_NS : virtio_mem_pace_delay(&sweep->pace);
+    timer_mod(sweep->timer,
+              qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + delay);
+}
+
+/* -- interface -- */
+
+/* Is the memory nobody else's, and are what blocks contain zeroes? */
+static bool is_ours(const VirtIOMEM *vmem)
+{
+    const int fd = memory_region_get_fd(&vmem->memdev->mr);
+    struct stat st;
+
+    if (fd < 0 || qemu_ram_is_shared(vmem->memdev->mr.ram_block)) {
+        return true;
+    }
+    /* Of a file that has a name, a private mapping must not change anything. */
+    return !fstat(fd, &st) && !st.st_nlink;
+}
+
+void virtio_mem_sweep_wake(VirtIOMEM *vmem)
+{
+    VirtIOMEMSweep *sweep = vmem->sweep;
+
+    changes++;
+    if (sweep && !timer_pending(sweep->timer)) {
+        timer_mod(sweep->timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                                virtio_mem_pace_delay(&sweep->pace));
+    }
+}
+
+uint64_t virtio_mem_sweep_reclaimed(const VirtIOMEM *vmem)
+{
+    return vmem->sweep ? vmem->sweep->reclaimed : 0;
+}
+
+void virtio_mem_sweep_init(VirtIOMEM *vmem)
+{
+    MemoryRegion *mr = &vmem->memdev->mr;
+    VirtIOMEMSweep *sweep;
+
+    /* A replay would have to do it at the same points in time. */
+    if (replay_mode != REPLAY_MODE_NONE || !is_ours(vmem)) {
+        return;
+    }
+
+    sweep = g_new0(VirtIOMEMSweep, 1);
+    sweep->vmem = vmem;
+    sweep->page_size = qemu_ram_pagesize(mr->ram_block);
+    sweep->huge = sweep->page_size > qemu_real_host_page_size();
+    sweep->file = qemu_ram_is_shared(mr->ram_block) ? memory_region_get_fd(mr)
+                                                    : -1;
+    /* hugetlbfs takes all of a file for data. */
+    sweep->seeks = sweep->file >= 0 && !sweep->huge;
+    sweep->status = sweep->file < 0 ? qemu_open("/proc/self/status", O_RDONLY,
+                                                NULL) : -1;
+    sweep->timer = timer_new_ns(QEMU_CLOCK_REALTIME, next_slice, sweep);
+    vmem->sweep = sweep;
+    virtio_mem_sweep_wake(vmem);
+}
+
+void virtio_mem_sweep_cleanup(VirtIOMEM *vmem)
+{
+    VirtIOMEMSweep *sweep = vmem->sweep;
+
+    if (sweep) {
+        timer_free(sweep->timer);
+        if (sweep->status >= 0) {
+            close(sweep->status);
+        }
+        g_free(sweep);
+        vmem->sweep = NULL;
+    }
+}
