@@ -195,50 +195,117 @@ void vhost_ring_unmap(struct vhost_dev *hdev, struct vhost_virtqueue *vq,
     vq->desc = vq->avail = vq->used = NULL;
 }
 
-static void check_ring(struct vhost_dev *hdev, const struct vhost_memory *mem,
-                       unsigned int i)
+static bool is_same_region(const struct vhost_memory *a,
+                           const struct vhost_memory *b, const RingPart *part)
 {
+    const struct vhost_memory_region *x, *y;
+
+    x = vhost_regions_find(a->regions, a->nregions, part->addr, part->size);
+    y = vhost_regions_find(b->regions, b->nregions, part->addr, part->size);
+    return x && y && x->guest_phys_addr == y->guest_phys_addr &&
+           x->memory_size == y->memory_size &&
+           x->userspace_addr == y->userspace_addr;
+}
+
+/* The vhost devices of a virtio device: a NIC has one for each queue pair. */
+static struct vhost_dev *next_sibling(const struct vhost_dev *hdev,
+                                      struct vhost_dev *last)
+{
+    struct vhost_dev *next = last;
+
+    do {
+        next = vhost_memslots_next(next);
+    } while (next && !(next->started && next->vdev == hdev->vdev));
+    return next;
+}
+
+/* From within a transaction of the memory topology. */
+static void give_back(struct vhost_dev *hdev, unsigned int i)
+{
+    hdev->in_commit = true;
+    vhost_virtqueue_stop(hdev, hdev->vdev, &hdev->vqs[i], hdev->vq_index + i);
+    hdev->in_commit = false;
+}
+
+static void check_ring(struct vhost_dev *hdev, unsigned int i,
+                       const struct vhost_memory *old,
+                       const struct vhost_memory *new)
+{
+    const bool is_user =
+        hdev->vhost_ops->backend_type == VHOST_BACKEND_TYPE_USER;
     struct vhost_virtqueue *vq = &hdev->vqs[i];
-    const unsigned int idx = hdev->vq_index + i;
+    bool stays = true;
     RingPart parts[NB_PARTS];
     unsigned int j;
 
     get_parts(vq, parts);
     for (j = 0; j < NB_PARTS; j++) {
-        if (host_of_part(mem, &parts[j]) != parts[j].host) {
-            break;
+        if (host_of_part(new, &parts[j]) != parts[j].host) {
+            break_device(hdev->vdev, hdev->vq_index + i, j, &parts[j]);
+            /* Whatever is there now is not the ring: nothing is logged. */
+            vq->desc_size = vq->avail_size = vq->used_size = 0;
+            vq->used_phys = 0;
+            if (is_user) {
+                give_back(hdev, i);
+            }
+            return;
         }
+        stays = stays && is_same_region(old, new, &parts[j]);
     }
-    if (j == NB_PARTS) {
-        return;
-    }
-    break_device(hdev->vdev, idx, j, &parts[j]);
-
-    /* Whatever is there now is not the ring: nothing of it is logged. */
-    vq->desc_size = vq->avail_size = vq->used_size = 0;
-    vq->used_phys = 0;
-    if (hdev->vhost_ops->backend_type == VHOST_BACKEND_TYPE_USER) {
-        vhost_virtqueue_stop(hdev, hdev->vdev, vq, idx);
+    if (is_user && !stays) {
+        give_back(hdev, i);
+        vq->paused = true;
     }
 }
 
-void vhost_rings_check(struct vhost_dev *hdev)
+void vhost_rings_check(struct vhost_dev *hdev, const struct vhost_memory *old)
 {
-    struct vhost_dev *other;
+    struct vhost_dev *other = NULL;
     unsigned int i;
 
     if (vhost_dev_has_iommu(hdev)) {
         return;
     }
-    /* Each pair of queues of a NIC is a device, but the memory is shared. */
-    for (other = vhost_memslots_next(NULL); other;
-         other = vhost_memslots_next(other)) {
-        if (!other->started || other->vdev != hdev->vdev) {
-            continue;
-        }
+    while ((other = next_sibling(hdev, other))) {
         for (i = 0; i < other->nvqs; i++) {
             if (vhost_ring_is_usable(&other->vqs[i])) {
-                check_ring(other, hdev->mem, i);
+                check_ring(other, i, old, hdev->mem);
+            }
+        }
+    }
+}
+
+static void resume_ring(struct vhost_dev *hdev, unsigned int i)
+{
+    struct vhost_virtqueue *vq = &hdev->vqs[i];
+    const unsigned int idx = hdev->vq_index + i;
+    VirtIODevice *vdev = hdev->vdev;
+
+    vq->paused = false;
+    vhost_virtqueue_mask(hdev, vdev, idx, vq->masked);
+    if (vhost_virtqueue_start(hdev, vdev, vq, idx) < 0) {
+        return;
+    }
+    /* It may have missed a kick, and the guest, or who masks it, a call. */
+    event_notifier_set(virtio_queue_get_host_notifier(
+        virtio_get_queue(vdev, idx)));
+    if (vq->masked) {
+        event_notifier_set(&vq->masked_notifier);
+    }
+}
+
+void vhost_rings_resume(struct vhost_dev *hdev, int err)
+{
+    struct vhost_dev *other = NULL;
+    unsigned int i;
+
+    if (err < 0) {
+        return;
+    }
+    while ((other = next_sibling(hdev, other))) {
+        for (i = 0; i < other->nvqs; i++) {
+            if (other->vqs[i].paused) {
+                resume_ring(other, i);
             }
         }
     }

@@ -6,10 +6,11 @@ and nobody else anything.  The backend is strict: each part of a ring that it
 serves lies in a single region of its table, always.
 """
 
-from backends import shared_boot
+from backends import disk, shared_boot
 from config import GIB, MACHINES
 from guesttest import Settings
 from memslots import memslots
+from migration import begin, wait_status
 from pciaccess import PciDevice
 from qtestvm import Machine, QtestVM
 from vhostrings import (KINDS, PARTS, SET_VRING_KICK, RingBackend, Rings,
@@ -36,8 +37,9 @@ class VhostRingsTest(VhostUserTest):
         options = {'protocol': kind.protocol, **options}
         if kind.features:
             options['features'] = kind.features
-        backend = RingBackend(
-            self.directory / f'backend{len(self.vms)}', **options)
+        options.setdefault('path', self.directory / (
+            f'backend{len(list(self.directory.iterdir()))}'))
+        backend = RingBackend(**options)
         self.addCleanup(lambda: self.assertEqual(backend.complaints, []))
         self.addCleanup(backend.close)
         return backend
@@ -299,19 +301,21 @@ class VhostRingsChange(VhostRingsTest):
 
     def test_boot_memory_changes(self):
         """A ring is where it was, in a region that became another one."""
-        vm, backend, rings, _, _ = self.one()
-        bridge = PciDevice(vm.qtest, 0)
-        rings.begin()
-        wait_for('the start', lambda: (backend.started() == [0],
-                                       backend.started()))
-        for value in (0x30, 0x00, 0x30, 0x00):
-            before = backend.table()
-            bridge.write(1, PAM, value)
-            self.assertNotEqual(backend.table(), before)
-            wait_for('the ring to be served again', lambda: (
-                backend.started() == [0], backend.started()))
-            self.assertFalse(rings.status & NEEDS_RESET)
-        self.assertEqual(vm.stderr(), '')
+        for name, kind in KINDS.items():
+            with self.subTest(kind=name):
+                vm, backend, rings, _, _ = self.one(name)
+                bridge = PciDevice(vm.qtest, 0)
+                self.begin_in(rings, backend)
+                for value in (0x30, 0x00, 0x30, 0x00):
+                    before = backend.table()
+                    bridge.write(1, PAM, value)
+                    self.assertNotEqual(backend.table(), before)
+                    wait_for('the rings to be served again', lambda: (
+                        len(backend.started()) == kind.queues,
+                        backend.started()))
+                    self.assertFalse(rings.status & NEEDS_RESET)
+                self.assertEqual(vm.stderr(), '')
+                vm.stop()
 
     def test_machine_reset(self):
         """A guest that is reset with rings in the device did no wrong."""
@@ -328,3 +332,143 @@ class VhostRingsChange(VhostRingsTest):
             rings, driver = Rings(vm), VirtioMem(vm)
         self.assertEqual(vm.stderr(), '')
         self.check_works(vm, rings, backend)
+
+
+class VhostRingsBroken(VhostRingsTest):
+    """What else happens to a device while it waits for its reset."""
+
+    def broken(self, vm, backend, rings, driver, base):
+        driver.plug(base + GIB, 1)
+        rings.begin(q0={QUEUE_DEVICE: base + GIB})
+        wait_for('the start', lambda: (backend.started(), backend.started()))
+        driver.unplug(base + GIB, 1)
+        self.wait_broken(rings, backend)
+
+    def test_unplug(self):
+        """It can be unplugged, and come back."""
+        backend = self.backend()
+        vm = self.start([*PC, *KINDS['blk'].command_line('it', backend)],
+                        [small()])
+        rings = Rings(vm)
+        driver, base = self.drive(vm)
+        for _ in range(2):
+            self.broken(vm, backend, rings, driver, base)
+            mark = vm.qmp.mark()
+            vm.qmp.command('device_del', id='it')
+            vm.qtest.out(4, EJECT_PORT, 1 << rings.pci.slot)
+            vm.qmp.wait_event('DEVICE_DELETED', mark, PATIENCE, device='it')
+            vm.qmp.command('chardev-remove', id='it-backend')
+            vm.qmp.command('chardev-add', id='it-backend', backend={
+                'type': 'socket', 'data': {'server': False, 'addr': {
+                    'type': 'unix', 'data': {'path': backend.path}}}})
+            vm.qmp.command('device_add', driver='vhost-user-blk-pci', id='it',
+                           chardev='it-backend', disable_legacy='on')
+            rings = Rings(vm)
+            self.check_works(vm, rings, backend)
+
+    def test_unplug_at_once(self):
+        """Before anything else happens after its memory went."""
+        backend = self.backend()
+        vm = self.start([*PC, *KINDS['blk'].command_line('it', backend)],
+                        [small()])
+        rings = Rings(vm)
+        driver, base = self.drive(vm)
+        driver.plug(base + GIB, 1)
+        rings.begin(q0={QUEUE_DEVICE: base + GIB})
+        mark = vm.qmp.mark()
+        vm.qmp.command('device_del', id='it')
+        driver.unplug(base + GIB, 1)
+        vm.qtest.out(4, EJECT_PORT, 1 << rings.pci.slot)
+        vm.qmp.wait_event('DEVICE_DELETED', mark, PATIENCE, device='it')
+        self.assertTrue(vm.qmp.command('query-status')['running'])
+
+    def test_reconnect(self):
+        """A backend that comes back has to wait for the guest, too."""
+        backend = self.backend()
+        vm = self.start(disk('it', backend, reconnect=True), [small()])
+        rings = Rings(vm)
+        driver, base = self.drive(vm)
+        self.broken(vm, backend, rings, driver, base)
+        backend.close()
+        self.wait_connected(vm, False, 'it-backend')
+        (self.directory / backend.path).unlink()
+        again = self.backend(path=backend.path)
+        self.wait_connected(vm, True, 'it-backend')
+        driver.plug(base + GIB, 1)
+        vm.qmp.command('stop')
+        vm.qmp.command('cont')
+        self.assertTrue(rings.status & NEEDS_RESET)
+        self.assertEqual(again.ring_messages, [])
+        self.check_works(vm, rings, again)
+
+    def test_gone_while_away(self):
+        """Its memory went while there was no backend."""
+        backend = self.backend()
+        vm = self.start(disk('it', backend, reconnect=True), [small()])
+        rings = Rings(vm)
+        driver, base = self.drive(vm)
+        driver.plug(base + GIB, 1)
+        rings.begin(q0={QUEUE_DRIVER: base + GIB})
+        backend.close()
+        self.wait_connected(vm, False, 'it-backend')
+        (self.directory / backend.path).unlink()
+        driver.unplug(base + GIB, 1)
+        again = self.backend(path=backend.path)
+        self.wait_connected(vm, True, 'it-backend')
+        self.wait_broken(rings, again)
+        self.assertEqual(again.ring_messages, [])
+        # It has done nothing wrong, and is still connected.
+        self.check_works(vm, rings, again)
+        self.assertEqual(again.connections, 1)
+
+    def test_gone_while_stopped(self):
+        """Its memory goes by a reset of the memory device, then "cont"."""
+        vm, backend, rings, driver, base = self.one()
+        driver.plug(base + GIB, 1)
+        rings.begin(q0={QUEUE_DESC: base + GIB})
+        vm.qmp.command('stop')
+        wait_for('the stop', lambda: (not backend.started(),
+                                      backend.started()))
+        driver.unplug(base + GIB, 1)
+        vm.qmp.command('cont')
+        self.wait_broken(rings, backend)
+        self.check_works(vm, rings, backend)
+
+    def pair(self, kind):
+        """A VM with a device, and one that it can be migrated to."""
+        vms, backends = [], []
+        for incoming in ([], ['-incoming', 'defer']):
+            backends.append(self.backend(kind))
+            vms.append(self.start([*kind.command_line('it', backends[-1]),
+                                   *incoming], [small()]))
+        return *vms, *backends
+
+    def move(self, source, destination):
+        begin(source, destination)
+        wait_status(source, 'completed')
+        wait_for('the destination', lambda: (
+            destination.qmp.command('query-status')['running'], None))
+
+    def test_migration(self):
+        """It stays broken at the destination, and may be reset there."""
+        for name in ('blk', 'net', 'scsi'):
+            kind = KINDS[name]
+            for where in ('nowhere', 'unplugged', 'boundary'):
+                with self.subTest(kind=name, where=where):
+                    source, vm, backend, again = self.pair(kind)
+                    rings = Rings(source, kind)
+                    driver, base = self.drive(source)
+                    driver.plug_batch([(base, 1), (base + GIB, 1)])
+                    rings.begin(q0={QUEUE_DEVICE: {
+                        'nowhere': base + 2 * GIB, 'unplugged': base + GIB,
+                        'boundary': base + GIB - 32}[where]})
+                    if where == 'unplugged':
+                        driver.unplug(base + GIB, 1)
+                    self.wait_broken(rings, backend)
+                    self.move(source, vm)
+                    rings.qtest = rings.pci.qtest = vm.qtest
+                    self.assertTrue(rings.status & NEEDS_RESET)
+                    self.assertEqual(again.ring_messages, [])
+                    self.check_works(vm, rings, again)
+                    for each in (source, vm):
+                        each.stop()

@@ -40,6 +40,7 @@ class RingBackend(Backend):
         self.rings = {}
         # (request, index) in the order in which they came.
         self.ring_messages = []
+        self.connections = 0
         super().__init__(*arguments, **options)
 
     def started(self):
@@ -48,6 +49,7 @@ class RingBackend(Backend):
 
     def _talk(self, sock):
         self.rings = {}
+        self.connections += 1
         try:
             super()._talk(sock)
         finally:
@@ -130,12 +132,12 @@ KINDS = {
     'net, two pairs': Kind(0x1041, 4, _pairs, NET_PROTOCOL, NET_F_MQ,
                            NET_F_CTRL_VQ | NET_F_MQ),
     'blk': Kind(0x1042, 1, disk),
-    'rng': Kind(0x1044, 1, _plain('vhost-user-rng-pci')),
+    'rng': Kind(0x1044, 1, _plain('vhost-user-rng-pci'), NET_PROTOCOL),
     'scsi': Kind(0x1048, 3, _plain('vhost-user-scsi-pci', 'num_queues=1',
                                    'disable-legacy=on'), NET_PROTOCOL),
     'vsock': Kind(0x1053, 2, _plain('vhost-user-vsock-pci')),
     'fs': Kind(0x105a, 2, file_system, NET_PROTOCOL),
-    'i2c': Kind(0x1062, 1, _plain('vhost-user-i2c-pci')),
+    'i2c': Kind(0x1062, 1, _plain('vhost-user-i2c-pci'), NET_PROTOCOL),
     'gpio': Kind(0x1069, 2, _plain('vhost-user-gpio-pci')),
 }
 

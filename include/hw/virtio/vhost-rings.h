@@ -58,16 +58,28 @@ void vhost_ring_unmap(struct vhost_dev *hdev, struct vhost_virtqueue *vq,
                       bool used);
 
 /**
- * vhost_rings_check - find virtqueues that lost their memory
- * @hdev: a device that is started; its table of memory has just changed, and
- *        the backend has not got it yet
+ * vhost_rings_check - prepare the virtqueues for another table of memory
+ * @hdev: a device that is started, its table of memory the new one, which the
+ *        backend has not got yet
+ * @old: the table that the backend has
  *
  * Called when a change of the memory topology is committed. Breaks the device
  * if a virtqueue does not have all of its memory where it had it. A backend of
  * vhost-user has given such a virtqueue back on return, whichever of the
  * backend's vhost devices it belongs to, so that the table may be sent; others
  * use QEMU's own mapping, which stays until the device has been stopped, soon.
+ *
+ * Where the memory stays, but in another region, the virtqueue is paused: the
+ * backend may remove the one before it adds the other.
  */
-void vhost_rings_check(struct vhost_dev *hdev);
+void vhost_rings_check(struct vhost_dev *hdev, const struct vhost_memory *old);
+
+/**
+ * vhost_rings_resume - go on with what vhost_rings_check() has paused
+ * @hdev: the device
+ * @err: negative if the backend did not take the table; then they stay paused,
+ *       until it takes one
+ */
+void vhost_rings_resume(struct vhost_dev *hdev, int err);
 
 #endif /* HW_VIRTIO_VHOST_RINGS_H */
