@@ -125,7 +125,11 @@ def shared(index=0, **options):
 
 def chardev(name, backend, reconnect=False):
     option = f'socket,id={name},path={backend.path}'
-    return ['-chardev', option + (',reconnect=1' if reconnect else '')]
+    if getattr(backend, 'connects', False):
+        option += ',server=on'
+    elif reconnect:
+        option += ',reconnect=1'
+    return ['-chardev', option]
 
 
 def disk(name, backend, queues=1, reconnect=False, **options):

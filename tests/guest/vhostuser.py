@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A vhost-user backend that tells what it was told, and refuses on demand.
+"""A vhost-user backend that tells what it was told, and errs on demand.
 
 It keeps the table of memory regions as docs/interop/vhost-user.rst of QEMU
 wants it, and is strict about it: whatever is not in order there becomes a
@@ -10,12 +10,17 @@ import os
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass
 
 # Requests.
-GET_FEATURES, SET_MEM_TABLE, SET_LOG_BASE = 1, 5, 6
-GET_VRING_BASE, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES = 11, 15, 16
-GET_QUEUE_NUM, GET_CONFIG, GET_MAX_MEM_SLOTS = 17, 24, 36
+GET_FEATURES, SET_FEATURES, SET_OWNER = 1, 2, 3
+SET_MEM_TABLE, SET_LOG_BASE = 5, 6
+SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE = 8, 9, 10
+GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 11, 12, 13
+GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES = 15, 16
+GET_QUEUE_NUM, SET_VRING_ENABLE = 17, 18
+GET_CONFIG, SET_CONFIG, GET_MAX_MEM_SLOTS = 24, 25, 36
 ADD_MEM_REG, REM_MEM_REG = 37, 38
 
 # Flags of a message.
@@ -28,6 +33,12 @@ MQ, LOG_SHMFD, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS = (
     1 << 0, 1 << 1, 1 << 3, 1 << 9, 1 << 15)
 NET_PROTOCOL = MQ | LOG_SHMFD | REPLY_ACK | CONFIGURE_MEM_SLOTS
 BLK_PROTOCOL = NET_PROTOCOL | CONFIG
+
+# What a backend does in place of a proper answer to a message.  Those before
+# CLOSE do what they are told, but for REFUSE.
+REFUSE, LATE, TWICE, WRONG_REQUEST, WRONG_SIZE, WRONG_FLAGS = (
+    'refuse', 'late', 'twice', 'wrong request', 'wrong size', 'wrong flags')
+CLOSE, CLOSE_BEFORE, HANG = 'close', 'close before', 'hang'
 
 # What a backend takes that cannot say how many it takes.
 BASELINE_SLOTS = 8
@@ -63,17 +74,26 @@ class Backend:
 
     slots: what it answers to GET_MAX_MEM_SLOTS.  refuse: called with each
     Region to be added; what it returns tells whether that is an error.
+    fault: called with each request and the number of the connection; returns
+    what to do in place of a proper answer, or None.  connects: it is QEMU who
+    listens, and comes back at once.
     """
 
     def __init__(self, path, slots=512, protocol=BLK_PROTOCOL,
-                 features=F_LOG_ALL, queues=8):
+                 features=F_LOG_ALL, queues=8, connects=False):
         self.path = str(path)
+        self.connects = connects
         self.slots = slots
         self.protocol = protocol
         self.features = F_VERSION_1 | features | (
             F_PROTOCOL_FEATURES if protocol else 0)
         self.queues = queues
         self.refuse = lambda region: False
+        self.fault = lambda request, connection: None
+        # How many there were, and what happened on the last one: queues that
+        # have a file to kick them.
+        self.connections = 0
+        self.started = set()
         # (request, size of payload) of all messages, and what was wrong.
         self.messages = []
         self.complaints = []
@@ -81,9 +101,11 @@ class Backend:
         self._accepted = 0
         self._connection = None
         self._closing = False
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen(1)
+        self._listener = None
+        if not connects:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self.path)
+            self._listener.listen(1)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -96,7 +118,15 @@ class Backend:
                 except OSError:
                     pass
         self._thread.join(30)
-        self._listener.close()
+        if self._listener:
+            self._listener.close()
+
+    def disconnect(self):
+        """Close the connection; the next one is welcome."""
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     # -- for tests --------------------------------------------------------
 
@@ -118,12 +148,28 @@ class Backend:
 
     # -- connections ------------------------------------------------------
 
+    def _connect(self):
+        if not self.connects:
+            return self._listener.accept()[0]
+        while True:
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect(self.path)
+                return sock
+            except OSError:
+                sock.close()
+            if self._closing:
+                raise OSError('closing')
+            time.sleep(0.01)
+
     def _serve(self):
         while not self._closing:
             try:
-                self._connection, _ = self._listener.accept()
+                self._connection = self._connect()
             except OSError:
                 return
+            self.started = set()
+            self.connections += 1
             try:
                 self._talk(self._connection)
             except OSError as error:
@@ -146,15 +192,38 @@ class Backend:
             while len(payload) < size:
                 payload += sock.recv(size - len(payload))
             self.messages.append((request, size))
-            reply = self._answer(request, flags, payload, fds)
+            fault = self.fault(request, self.connections)
+            reply = None
+            if fault not in (CLOSE_BEFORE, HANG):
+                reply = self._answer(request, flags, payload, fds,
+                                     fault == REFUSE)
             for fd in fds:
                 if fd not in [region.fd for region in self.regions]:
                     os.close(fd)
+            if fault in (CLOSE, CLOSE_BEFORE):
+                return
+            if fault == HANG:
+                # Until the other side gives up.
+                while sock.recv(4096):
+                    pass
+                return
             if reply is not None:
-                sock.sendall(HEADER.pack(request, VERSION | REPLY, len(reply))
-                             + reply)
+                self._reply(sock, request, reply, fault)
 
-    def _answer(self, request, flags, payload, fds):
+    def _reply(self, sock, request, reply, fault):
+        flags = VERSION | REPLY
+        if fault == LATE:
+            time.sleep(0.3)
+        elif fault == WRONG_REQUEST:
+            request = GET_FEATURES if request != GET_FEATURES else SET_OWNER
+        elif fault == WRONG_SIZE:
+            reply = reply[:len(reply) // 2]
+        elif fault == WRONG_FLAGS:
+            flags = VERSION
+        message = HEADER.pack(request, flags, len(reply)) + reply
+        sock.sendall(message * (2 if fault == TWICE else 1))
+
+    def _answer(self, request, flags, payload, fds, refuse):
         if request == GET_FEATURES:
             return U64.pack(self.features)
         if request == GET_PROTOCOL_FEATURES:
@@ -174,8 +243,12 @@ class Backend:
             # The first field is a disk's capacity in sectors.
             return payload[:12] + U64.pack(2048).ljust(len(payload) - 12,
                                                        b'\0')
-        failed = False
-        if request == ADD_MEM_REG:
+        failed = refuse
+        if request == SET_VRING_KICK:
+            self.started.add(payload[0])
+        if refuse:
+            pass
+        elif request == ADD_MEM_REG:
             failed = self._add(payload, fds)
         elif request == REM_MEM_REG:
             self._remove(payload, fds)
