@@ -41,6 +41,8 @@ class RingBackend(Backend):
         # (request, index) in the order in which they came.
         self.ring_messages = []
         self.connections = 0
+        # What it has seen of a ring, for GET_VRING_BASE.
+        self.last_available = 0
         super().__init__(*arguments, **options)
 
     def started(self):
@@ -78,6 +80,7 @@ class RingBackend(Backend):
                 self.complaints.append(f'GET_VRING_BASE of {index}')
             self._ring(index).started = False
             self.ring_messages.append((request, index))
+            return VRING_STATE.pack(index, self.last_available)
         return super()._answer(request, flags, payload, fds)
 
     def _check(self, when):
