@@ -76,3 +76,19 @@ vhost_regions_find(const struct vhost_memory_region *regions, unsigned int nb,
     }
     return region;
 }
+
+bool vhost_regions_cut(const struct vhost_memory_region *regions,
+                       unsigned int nb, uint64_t addr, uint64_t *first,
+                       uint64_t *last, uint64_t *uaddr)
+{
+    const struct vhost_memory_region *region =
+        vhost_regions_find(regions, nb, addr, 1);
+
+    if (!region) {
+        return false;
+    }
+    *first = MAX(*first, region->guest_phys_addr);
+    *last = MIN(*last, region->guest_phys_addr + (region->memory_size - 1));
+    *uaddr = region->userspace_addr + (*first - region->guest_phys_addr);
+    return true;
+}

@@ -196,15 +196,32 @@ void vhost_ring_unmap(struct vhost_dev *hdev, struct vhost_virtqueue *vq,
 }
 
 static bool is_same_region(const struct vhost_memory *a,
-                           const struct vhost_memory *b, const RingPart *part)
+                           const struct vhost_memory *b, hwaddr addr)
 {
     const struct vhost_memory_region *x, *y;
 
-    x = vhost_regions_find(a->regions, a->nregions, part->addr, part->size);
-    y = vhost_regions_find(b->regions, b->nregions, part->addr, part->size);
+    x = vhost_regions_find(a->regions, a->nregions, addr, 1);
+    y = vhost_regions_find(b->regions, b->nregions, addr, 1);
     return x && y && x->guest_phys_addr == y->guest_phys_addr &&
            x->memory_size == y->memory_size &&
            x->userspace_addr == y->userspace_addr;
+}
+
+/*
+ * What the backend was answered leads to userspace addresses, and stays valid
+ * until it is told otherwise. Of what is only added, it has not asked yet.
+ */
+static void forget_removed(struct vhost_dev *hdev,
+                           const struct vhost_memory *old)
+{
+    unsigned int i;
+
+    for (i = 0; i < old->nregions; i++) {
+        if (!is_same_region(old, hdev->mem, old->regions[i].guest_phys_addr)) {
+            vhost_backend_invalidate_device_iotlb(hdev, 0, UINT64_MAX);
+            return;
+        }
+    }
 }
 
 /* The vhost devices of a virtio device: a NIC has one for each queue pair. */
@@ -250,7 +267,7 @@ static void check_ring(struct vhost_dev *hdev, unsigned int i,
             }
             return;
         }
-        stays = stays && is_same_region(old, new, &parts[j]);
+        stays = stays && is_same_region(old, new, parts[j].addr);
     }
     if (is_user && !stays) {
         give_back(hdev, i);
@@ -264,6 +281,7 @@ void vhost_rings_check(struct vhost_dev *hdev, const struct vhost_memory *old)
     unsigned int i;
 
     if (vhost_dev_has_iommu(hdev)) {
+        forget_removed(hdev, old);
         return;
     }
     while ((other = next_sibling(hdev, other))) {

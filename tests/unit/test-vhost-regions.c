@@ -1,5 +1,5 @@
 /*
- * Unit tests of the comparison of two tables of memory regions
+ * Unit tests of tables of memory regions: compared, and looked up
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -107,10 +107,118 @@ static void test_edges(void)
     }
 }
 
+/* -- ranges -- */
+
+/* Byte by byte, which takes no sum of large numbers. */
+static const Region *model_of_range(const Region *table, unsigned int nb,
+                                    uint64_t addr, unsigned int size)
+{
+    const Region *found = NULL;
+    unsigned int i, j;
+
+    for (i = 0; i < size; i++) {
+        const Region *now = NULL;
+
+        for (j = 0; j < nb; j++) {
+            if (addr + i >= table[j].guest_phys_addr &&
+                addr + i - table[j].guest_phys_addr < table[j].memory_size) {
+                now = &table[j];
+            }
+        }
+        if (!now || (found && found != now) || addr + i < addr) {
+            return NULL;
+        }
+        found = now;
+    }
+    return found;
+}
+
+static void check_range(const Region *table, unsigned int nb, uint64_t addr,
+                        unsigned int size)
+{
+    const Region *expected = model_of_range(table, nb, addr, size);
+    uint64_t first = addr, last = addr + (size - 1), uaddr = 0;
+
+    g_assert_true(vhost_regions_find(table, nb, addr, size) == expected);
+
+    if (last < first) {
+        return;
+    }
+    if (!vhost_regions_cut(table, nb, addr, &first, &last, &uaddr)) {
+        g_assert_null(vhost_regions_find(table, nb, addr, 1));
+        return;
+    }
+    expected = vhost_regions_find(table, nb, addr, 1);
+    g_assert_nonnull(expected);
+    g_assert_cmpuint(first, ==, addr);
+    g_assert_cmpuint(uaddr, ==, expected->userspace_addr + addr -
+                                expected->guest_phys_addr);
+    g_assert_true(last - addr < size);
+    g_assert_true(vhost_regions_find(table, nb, addr, last - addr + 1) ==
+                  expected);
+    g_assert_true(last == addr + (size - 1) ||
+                  !vhost_regions_find(table, nb, addr, last - addr + 2));
+}
+
+static void test_range_edges(void)
+{
+    static const uint64_t end = UINT64_MAX;
+    static const Region table[] = {
+        { .guest_phys_addr = 0, .memory_size = 0x10, .userspace_addr = 0x100 },
+        /* A neighbour, which may continue it in the host's memory, too. */
+        { .guest_phys_addr = 0x10, .memory_size = 0x10,
+          .userspace_addr = 0x110 },
+        { .guest_phys_addr = 0x40, .memory_size = 1, .userspace_addr = 0x200 },
+        { .guest_phys_addr = end - 0xf, .memory_size = 0x10,
+          .userspace_addr = 0x300 },
+    };
+    uint64_t first = 0, last = end, uaddr;
+    unsigned int nb, size, offset;
+
+    for (nb = 0; nb <= ARRAY_SIZE(table); nb++) {
+        for (size = 1; size < 0x24; size++) {
+            for (offset = 0; offset < 0x60; offset++) {
+                check_range(table, nb, offset, size);
+                check_range(table, nb, end - offset, size);
+            }
+        }
+    }
+    g_assert_null(vhost_regions_find(table, ARRAY_SIZE(table), 1, end));
+    g_assert_null(vhost_regions_find(table, ARRAY_SIZE(table), end, end));
+
+    g_assert_true(vhost_regions_cut(table, ARRAY_SIZE(table), 0x18, &first,
+                                    &last, &uaddr));
+    g_assert_cmphex(first, ==, 0x10);
+    g_assert_cmphex(last, ==, 0x1f);
+    g_assert_cmphex(uaddr, ==, 0x110);
+    g_assert_false(vhost_regions_cut(table, ARRAY_SIZE(table), 0x20, &first,
+                                     &last, &uaddr));
+    g_assert_cmphex(first, ==, 0x10);
+}
+
+static void test_range_random(void)
+{
+    Region table[MAX_REGIONS];
+    unsigned int round;
+
+    for (round = 0; round < 200; round++) {
+        const unsigned int nb = random_table(table);
+        unsigned int i;
+
+        for (i = 0; i < 100; i++) {
+            check_range(table, nb,
+                        g_test_rand_int_range(0, MAX_REGIONS * 0x1000),
+                        g_test_rand_int_range(1, 0xa00));
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/vhost/regions/edges", test_edges);
     g_test_add_func("/vhost/regions/random", test_random);
+    g_test_add_func("/vhost/regions/range/edges", test_range_edges);
+    g_test_add_func("/vhost/regions/range/random", test_range_random);
     return g_test_run();
 }

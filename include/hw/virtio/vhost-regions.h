@@ -44,4 +44,19 @@ const struct vhost_memory_region *
 vhost_regions_find(const struct vhost_memory_region *regions, unsigned int nb,
                    uint64_t addr, uint64_t size);
 
+/**
+ * vhost_regions_cut - cut a range to what of it is in one region
+ * @regions: by ascending guest-physical address, none overlaps another
+ * @nb: how many
+ * @addr: a guest-physical address in the range, which decides for the region
+ * @first: the range's first address; replaced
+ * @last: the range's last address; replaced
+ * @uaddr: set to the userspace address of the new @first
+ *
+ * Returns: false if @addr is in no region; then nothing is replaced
+ */
+bool vhost_regions_cut(const struct vhost_memory_region *regions,
+                       unsigned int nb, uint64_t addr, uint64_t *first,
+                       uint64_t *last, uint64_t *uaddr);
+
 #endif /* HW_VIRTIO_VHOST_REGIONS_H */

@@ -9,7 +9,9 @@
  * its driver resets it; that is the guest's mistake, and costs it nothing but
  * this device.
  *
- * With a virtual IOMMU, the backend asks for each address; none of this applies.
+ * With a virtual IOMMU, the backend asks for each address, and where a
+ * virtqueue lies is not checked; it is told to forget answers that lead to
+ * memory that goes.
  *
  * All functions are called under the BQL.
  *
