@@ -40,7 +40,6 @@ class RingBackend(Backend):
         self.rings = {}
         # (request, index) in the order in which they came.
         self.ring_messages = []
-        self.connections = 0
         # What it has seen of a ring, for GET_VRING_BASE.
         self.last_available = 0
         super().__init__(*arguments, **options)
@@ -51,7 +50,6 @@ class RingBackend(Backend):
 
     def _talk(self, sock):
         self.rings = {}
-        self.connections += 1
         try:
             super()._talk(sock)
         finally:
@@ -60,7 +58,7 @@ class RingBackend(Backend):
     def _ring(self, index):
         return self.rings.setdefault(index, Ring())
 
-    def _answer(self, request, flags, payload, fds):
+    def _answer(self, request, flags, payload, fds, refuse):
         if request == SET_VRING_NUM:
             index, entries = VRING_STATE.unpack(payload)
             self._ring(index).entries = entries
@@ -81,7 +79,7 @@ class RingBackend(Backend):
             self._ring(index).started = False
             self.ring_messages.append((request, index))
             return VRING_STATE.pack(index, self.last_available)
-        return super()._answer(request, flags, payload, fds)
+        return super()._answer(request, flags, payload, fds, refuse)
 
     def _check(self, when):
         for index, ring in self.rings.items():
