@@ -57,7 +57,7 @@ class IommuBackend(RingBackend):
     def _check(self, when):
         """Where a ring is, is a matter of the IOMMU now."""
 
-    def _answer(self, request, flags, payload, fds):
+    def _answer(self, request, flags, payload, fds, refuse):
         if request == SET_SLAVE_REQ_FD:
             self._channel = socket.socket(fileno=fds.pop())
         elif request == IOTLB_MSG:
@@ -66,7 +66,7 @@ class IommuBackend(RingBackend):
                 self.updates.append(Update(iova, size, userspace))
             else:
                 self.invalidated.append((iova, size))
-        return super()._answer(request, flags, payload, fds)
+        return super()._answer(request, flags, payload, fds, refuse)
 
     def ask(self, iova):
         """Report a miss; returns whether QEMU had an answer."""
