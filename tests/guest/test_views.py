@@ -110,9 +110,15 @@ class Changes:
         self.write(0, SMRAM, 1, self.random.choice((0x02, 0x0a, 0x4a)))
 
     def configuration_window(self):
-        """MMCONFIG, at one of two places or nowhere."""
-        self.write(0, PCIEXBAR, 4, self.random.choice(
-            (0, 0xb0000001, 0xd0000001)))
+        """MMCONFIG, somewhere below 4 GiB, above a memslot, or nowhere."""
+        base = self.driver.config().address
+        self.write(0, PCIEXBAR, 4, 0)
+        place = self.random.choice((
+            0xb0000000, 0xd0000000, base + GIB // 4 * self.random.randrange(
+                4 * SLOTS)))
+        self.write(0, PCIEXBAR + 4, 4, place >> 32)
+        self.write(0, PCIEXBAR, 4, place & 0xffffffff
+                   | self.random.choice((0, 1)))
 
 
 class Views(GuestTest):

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest divides memory that a vhost backend has, into more than it takes."""
+
+import pciaccess
+from backends import disk
+from config import GIB, MIB
+from overlay import Overlay
+from vhostdrivers import VirtioBlk
+from vhostusertest import BLOCK, SLOT, VhostUserTest, small
+from virtiomem import PLUGGED
+
+STEP = 256 * MIB
+SHARED_SLOT = 8
+SHARED = ['-object', 'memory-backend-memfd,id=sm,size=64K,share=on',
+          '-device', f'ivshmem-plain,memdev=sm,addr={SHARED_SLOT}']
+TEXT = bytes(range(256)) * 16
+
+
+class VhostOverlaps(VhostUserTest):
+
+    def start_driven(self, slots):
+        backend = self.backend(slots=slots)
+        vm = self.start(disk('disk', backend) + SHARED, [small(size=4 * GIB)])
+        driver, base = self.drive(vm)
+        VirtioBlk(vm)
+        self.check_table(vm, backend)
+        return backend, vm, driver, base
+
+    @staticmethod
+    def region(vm, backend, base):
+        """(offset, size) of what the backend has of the region."""
+        vm.qmp.command('query-status')
+        return [(address - base, size) for address, size in backend.table()
+                if base <= address < base + 4 * GIB]
+
+    def test_window(self):
+        """The backend has what can be seen, as long as there is room."""
+        backend, vm, driver, base = self.start_driven(512)
+        driver.plug(base, 2 * SLOT)
+        overlay = Overlay(vm)
+        rest = [(GIB, STEP), (GIB + 2 * STEP, 2 * STEP)]
+        overlay.place(base + GIB + STEP, STEP)
+        self.assertEqual(self.region(vm, backend, base), [(0, GIB)] + rest)
+        vm.qtest.put(base + GIB + 2 * STEP, TEXT)
+        self.assertEqual(backend.read(base + GIB + 2 * STEP, len(TEXT)), TEXT)
+        driver.unplug(base + GIB, SLOT)
+        self.assertEqual(self.region(vm, backend, base), [(0, GIB)])
+        driver.plug(base + GIB, 1)
+        driver.plug(base + 3 * GIB, 1)
+        self.assertEqual(self.region(vm, backend, base),
+                         [(0, GIB)] + rest + [(3 * GIB, GIB)])
+        overlay.remove()
+        self.check_table(vm, backend)
+        overlay.place(base, STEP)
+        self.assertEqual(self.region(vm, backend, base)[0],
+                         (STEP, GIB - STEP))
+        driver.unplug_all()
+        self.assertEqual(self.region(vm, backend, base), [])
+        overlay.remove()
+        self.check_table(vm, backend)
+
+    def test_no_room(self):
+        """One region more than the backend takes: it is not told of any.
+
+        And has all of it again as soon as the guest makes room.
+        """
+        # Two of boot memory, and one for the device.
+        backend, vm, driver, base = self.start_driven(3)
+        driver.plug(base, SLOT)
+        self.check_table(vm, backend)
+        table = backend.table()
+        shared = pciaccess.PciDevice(vm.qtest, SHARED_SLOT)
+        overlay = Overlay(vm)
+        window = pciaccess.WINDOWS + SHARED_SLOT * pciaccess.WINDOW_SPACING
+        for add, remove in (
+                (lambda: overlay.place(base + STEP, STEP), overlay.remove),
+                (lambda: (shared.place(2, window), shared.enable()),
+                 lambda: shared.write(2, pciaccess.COMMAND, 0))):
+            add()
+            self.assertEqual(driver.state(base, SLOT), PLUGGED)
+            driver.plug(base + 2 * GIB, 1)
+            driver.unplug(base + 2 * GIB, 1)
+            remove()
+            vm.qmp.command('query-status')
+            self.assertEqual(backend.table(), table)
+            self.check_table(vm, backend)
+        vm.qtest.put(base + BLOCK, TEXT)
+        self.assertEqual(backend.read(base + BLOCK, len(TEXT)), TEXT)
+        driver.unplug_all()
+        self.check_table(vm, backend)
