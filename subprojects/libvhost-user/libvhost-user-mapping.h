@@ -3,9 +3,9 @@
  *
  * A mapping lives as long as somebody holds it: the table of regions does while
  * the region is in there, and each element of a queue does for the regions that
- * its buffers are in.  So a region that the front-end takes away while a request
- * uses it can no longer be found, but stays mapped until the request is done;
- * nothing else can take its place in the address space before.
+ * its buffers are in.  So a region that the front-end takes away while requests
+ * use it can no longer be found, but stays mapped until they are done; nothing
+ * else can take its place in the address space before.
  *
  * Any thread may take and drop references at any time.
  *

@@ -117,7 +117,7 @@ void vu_memory_clear(VuMemory *mem);
  * front-ends with several queue pairs send each region once per pair.
  *
  * As many regions as the table may have can have left it and still be mapped
- * for requests.  Beyond that nothing is added: a guest whose requests do not end
+ * for requests.  Beyond that nothing is added: a guest whose requests never end
  * could make the back-end map without bound.
  *
  * Returns NULL on success, else the reason in English.  Then nothing changed.

@@ -322,6 +322,121 @@ static void test_limit(void)
     land(&f);
 }
 
+/* -- a queue that stops -- */
+
+/* What is done too late is dropped: the driver may use its memory again. */
+static void test_stopped(void)
+{
+    VuVirtqElement *elems[3];
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 8);
+    for (i = 0; i < 3; i++) {
+        ring_offer(&f.ring, i, in_1, 1);
+        elems[i] = ring_pop(&f.ring);
+    }
+    ring_push(&f.ring, elems[0], 4096);
+    g_assert_true(ring_called(&f.ring));
+    g_assert_cmpuint(ring_stop(&f.ring), ==, 3);
+    memset(f.ring.used, 0x77, RING_SIZE - RING_USED);
+    remove_region_1(&f, false);
+
+    ring_push(&f.ring, elems[1], 4096);
+    vu_queue_detach(&f.fe->dev, ring_vq(&f.ring), elems[2]);
+    free(elems[2]);
+    for (i = 0; i < RING_SIZE - RING_USED; i++) {
+        g_assert_cmphex(((uint8_t *)f.ring.used)[i], ==, 0x77);
+    }
+    g_assert_false(ring_called(&f.ring));
+    g_assert_cmpuint(mapped(), ==, 2 * SIZE);
+
+    /* Nothing is taken either. */
+    ring_offer(&f.ring, 4, in_1, 1);
+    g_assert_null(ring_pop(&f.ring));
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    land(&f);
+}
+
+static void restart(Flight *f)
+{
+    ring_close(&f->ring);
+    ring_init(&f->ring, f->fe, 0, f->view, QVA, f->ring.num);
+}
+
+/* Nor is what is done after the next driver has started it. */
+static void test_started_again(void)
+{
+    VuVirtqElement *elems[4], *elem;
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 4);
+    for (i = 0; i < 4; i++) {
+        ring_offer(&f.ring, i, in_1, 1);
+        elems[i] = ring_pop(&f.ring);
+    }
+    ring_stop(&f.ring);
+    restart(&f);
+    ring_push(&f.ring, elems[0], 4096);
+    vu_queue_unpop(&f.fe->dev, ring_vq(&f.ring), elems[1], 0);
+    free(elems[1]);
+    vu_queue_detach(&f.fe->dev, ring_vq(&f.ring), elems[2]);
+    free(elems[2]);
+    g_assert_cmpuint(f.ring.used->idx, ==, 0);
+
+    /* The old requests take no places from the new ones. */
+    for (i = 0; i < 4; i++) {
+        ring_offer(&f.ring, i, in_1, 1);
+        elem = ring_pop(&f.ring);
+        g_assert_nonnull(elem);
+        if (i == 1) {
+            ring_push(&f.ring, elems[3], 4096);
+        }
+        ring_push(&f.ring, elem, 4096);
+        g_assert_cmpuint(f.ring.used->idx, ==, i + 1);
+        g_assert_cmpuint(f.ring.used->ring[i].id, ==, i);
+    }
+    g_assert_cmpint(ring_vq(&f.ring)->inuse, ==, 0);
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    land(&f);
+}
+
+/* A driver that polls gives no eventfd. */
+static void test_polled(void)
+{
+    VhostUserMsg msg = number_message(VHOST_USER_SET_VRING_CALL,
+                                      VHOST_USER_VRING_NOFD_MASK);
+    Flight f;
+
+    take_off(&f, 4);
+    g_assert_cmpuint(front_end_ask(f.fe, &msg, NULL, 0), ==, 0);
+    ring_push(&f.ring, request(&f, in_1, 1), 4096);
+    g_assert_cmpuint(f.ring.used->idx, ==, 1);
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    land(&f);
+}
+
+/* The ring went away before the request was done. */
+static void test_ring_removed(void)
+{
+    VuVirtqElement *elem;
+    unsigned int i;
+    Flight f;
+
+    take_off(&f, 4);
+    /* More often than there are entries. */
+    for (i = 0; i < 16; i++) {
+        elem = request(&f, in_1, 1);
+        g_assert_true(front_end_remove(f.fe, &regions[0]));
+        ring_push(&f.ring, elem, 4096);
+        g_assert_true(front_end_add(f.fe, &regions[0], f.file));
+    }
+    g_assert_cmpint(ring_vq(&f.ring)->inuse, ==, 0);
+    g_assert_cmpuint(f.fe->panics, ==, 0);
+    land(&f);
+}
+
 /* -- threads -- */
 
 #define THREADS 4
@@ -395,6 +510,10 @@ int main(int argc, char **argv)
                     test_fill_and_flush);
     g_test_add_func("/libvhost-user/flight/only-freed", test_only_freed);
     g_test_add_func("/libvhost-user/flight/limit", test_limit);
+    g_test_add_func("/libvhost-user/flight/stopped", test_stopped);
+    g_test_add_func("/libvhost-user/flight/started-again", test_started_again);
+    g_test_add_func("/libvhost-user/flight/polled", test_polled);
+    g_test_add_func("/libvhost-user/flight/ring-removed", test_ring_removed);
     g_test_add_func("/libvhost-user/flight/threads", test_threads);
     return g_test_run();
 }
