@@ -169,7 +169,16 @@ static const VuDevRegion *region_at(const VuMemory *mem, uint64_t gpa)
     return NULL;
 }
 
-const VuDevRegion *vu_memory_find_qva(const VuMemory *mem, uint64_t qva)
+static bool contains_qva(const VuDevRegion *region, uint64_t qva,
+                         uint64_t size)
+{
+    uint64_t offset = qva - region->qva;
+
+    return offset < region->size && size <= region->size - offset;
+}
+
+const VuDevRegion *vu_memory_find_qva(const VuMemory *mem, uint64_t qva,
+                                      uint64_t size)
 {
     const VuDevRegion *region;
     uint32_t i;
@@ -183,13 +192,13 @@ const VuDevRegion *vu_memory_find_qva(const VuMemory *mem, uint64_t qva)
             i--;
         }
         region = region_at(mem, mem->by_qva[i].gpa);
-        return qva - region->qva < region->size ? region : NULL;
+        return contains_qva(region, qva, size) ? region : NULL;
     }
 
     /* One region may be inside another; the nearest is not always the one. */
     for (i = 0; i < mem->nregions; i++) {
         region = &mem->regions[i];
-        if (qva - region->qva < region->size) {
+        if (contains_qva(region, qva, size)) {
             return region;
         }
     }

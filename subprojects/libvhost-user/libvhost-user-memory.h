@@ -156,14 +156,17 @@ int vu_memory_unguard(VuDevRegion *region);
 const VuDevRegion *vu_memory_search(VuMemory *mem, uint64_t gpa);
 
 /**
- * vu_memory_find_qva: find a region by address in the front-end
+ * vu_memory_find_qva: find a region by addresses in the front-end
  * @mem: the table
  * @qva: any address
+ * @size: as many bytes from there on have to be in the region; not 0
  *
- * Returns a region that contains it, or NULL.  Of several regions, which show
- * the same bytes, it is any.
+ * Returns a region that contains them all, or NULL.  Of several regions, which
+ * show the same bytes, it is any.  Regions that are neighbours in the front-end
+ * are not neighbours here.
  */
-const VuDevRegion *vu_memory_find_qva(const VuMemory *mem, uint64_t qva);
+const VuDevRegion *vu_memory_find_qva(const VuMemory *mem, uint64_t qva,
+                                      uint64_t size);
 
 static inline bool vu_memory_contains(const VuDevRegion *region, uint64_t gpa)
 {

@@ -1,0 +1,307 @@
+/*
+ * libvhost-user: where a ring can be, and what a guest can put into it
+ *
+ * The library reads and writes a ring as one piece, so all of each of its three
+ * parts has to be in one region. Else it stays unmapped: that is an empty queue,
+ * and no reason to give up.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include <sys/eventfd.h>
+#include "libvhost-user-ring.h"
+
+#define SIZE (64 * KiB)
+#define QVA 0x7f0000000000ULL
+#define REGIONS 3
+
+/*
+ * All are neighbours in the front-end, as memslots are, and in the file; the
+ * last one is alone in guest memory.
+ */
+static const VhostUserMemoryRegion regions[REGIONS] = {
+    { 0, SIZE, QVA, 0 },
+    { SIZE, SIZE, QVA + SIZE, SIZE },
+    { 4 * GiB, SIZE, QVA + 2 * SIZE, 2 * SIZE },
+};
+
+typedef struct Guest {
+    FrontEnd *fe;
+    Ring ring;
+    int file;
+    char *view;
+} Guest;
+
+static void set_up(Guest *g, unsigned int num)
+{
+    unsigned int i;
+
+    g->file = guest_file(REGIONS * SIZE, REGIONS * SIZE);
+    g->view = mmap(NULL, REGIONS * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+                   g->file, 0);
+    g_assert_true(g->view != MAP_FAILED);
+    g->fe = front_end_open();
+    for (i = 0; i < REGIONS; i++) {
+        g_assert_true(front_end_add(g->fe, &regions[i], g->file));
+    }
+    ring_init(&g->ring, g->fe, 0, g->view, QVA, num);
+}
+
+static void tear_down(Guest *g)
+{
+    ring_close(&g->ring);
+    front_end_close(g->fe);
+    munmap(g->view, REGIONS * SIZE);
+    close(g->file);
+}
+
+static bool is_mapped(Guest *g)
+{
+    VuRing *vring = &ring_vq(&g->ring)->vring;
+
+    g_assert_true(!vring->desc == !vring->avail);
+    g_assert_true(!vring->desc == !vring->used);
+    return vring->desc;
+}
+
+/* All that a back-end does with a queue. */
+static void use_ring(Guest *g)
+{
+    VuDev *dev = &g->fe->dev;
+    VuVirtq *vq = ring_vq(&g->ring);
+
+    vu_queue_set_notification(dev, vq, 0);
+    vu_queue_set_notification(dev, vq, 1);
+    g_assert_true(vu_queue_empty(dev, vq));
+    g_assert_false(vu_queue_avail_bytes(dev, vq, 1, 1));
+    g_assert_null(ring_pop(&g->ring));
+    vu_queue_notify(dev, vq);
+    g_assert_cmpuint(g->fe->panics, ==, 0);
+}
+
+/* -- where it is -- */
+
+#define NUM 64
+#define DESC_BYTES (16 * NUM)
+#define AVAIL_BYTES (4 + 2 * NUM)
+#define USED_BYTES (4 + 8 * NUM)
+
+/* One of the parts ends @beyond bytes behind the end of region 0. */
+static void check_end(unsigned int part, uint64_t bytes, uint64_t beyond,
+                      bool event_idx)
+{
+    uint64_t at[3] = { QVA, QVA + RING_AVAIL, QVA + RING_USED };
+    bool good = !beyond, reply = g_test_rand_int_range(0, 2);
+    VhostUserMsg msg = number_message(VHOST_USER_SET_FEATURES,
+                                      1ULL << VIRTIO_F_VERSION_1 |
+                                      (event_idx ?
+                                       1ULL << VIRTIO_RING_F_EVENT_IDX : 0));
+    Guest g;
+
+    set_up(&g, NUM);
+    g_assert_cmpuint(front_end_ask(g.fe, &msg, NULL, 0), ==, 0);
+    at[part] = QVA + SIZE - bytes + beyond;
+    if (reply) {
+        g_assert_true(ring_set_addr(&g.ring, at[0], at[1], at[2]) == good);
+    } else {
+        msg = (VhostUserMsg) {
+            .request = VHOST_USER_SET_VRING_ADDR,
+            .flags = 1,
+            .size = sizeof(msg.payload.addr),
+            .payload.addr = {
+                .desc_user_addr = at[0],
+                .avail_user_addr = at[1],
+                .used_user_addr = at[2],
+            },
+        };
+        g_assert_true(front_end_post(g.fe, &msg, NULL, 0));
+        g_assert_false(front_end_reply(g.fe, &msg));
+    }
+    g_assert_true(is_mapped(&g) == good);
+    if (!good) {
+        g_assert_true(ring_start(&g.ring));
+        use_ring(&g);
+    }
+    g_assert_cmpuint(g.fe->panics, ==, 0);
+    tear_down(&g);
+}
+
+static void test_end(void)
+{
+    static const uint64_t bytes[] = { DESC_BYTES, AVAIL_BYTES, USED_BYTES };
+    unsigned int part;
+
+    for (part = 0; part < 3; part++) {
+        check_end(part, bytes[part], 0, false);
+        check_end(part, bytes[part], 1, false);
+        check_end(part, bytes[part], bytes[part] - 1, false);
+        /* Behind the last region. */
+        check_end(part, bytes[part] - 2 * SIZE, 1, false);
+    }
+    for (part = 1; part < 3; part++) {
+        check_end(part, bytes[part] + 2, 0, true);
+        check_end(part, bytes[part], 0, false);
+        check_end(part, bytes[part] + 2, 1, true);
+        check_end(part, bytes[part] + 2, 2, true);
+    }
+}
+
+static void test_nowhere(void)
+{
+    static const uint64_t addresses[] = {
+        0, 1, QVA - 1, QVA - 16, QVA + 3 * SIZE, UINT64_MAX, UINT64_MAX - 15,
+        UINT64_MAX - 1023, 1ULL << 63
+    };
+    unsigned int i, part;
+    Guest g;
+
+    for (i = 0; i < G_N_ELEMENTS(addresses); i++) {
+        for (part = 0; part < 3; part++) {
+            uint64_t at[3] = { QVA, QVA + RING_AVAIL, QVA + RING_USED };
+
+            set_up(&g, NUM);
+            at[part] = addresses[i];
+            g_assert_false(ring_set_addr(&g.ring, at[0], at[1], at[2]));
+            g_assert_false(is_mapped(&g));
+            use_ring(&g);
+            tear_down(&g);
+        }
+    }
+}
+
+/* A boundary that appears in a ring that is in use. */
+static void test_divided(void)
+{
+    static const VhostUserMemoryRegion halves[] = {
+        { 0, 8 * KiB + 256, QVA, 0 },
+        { 8 * KiB + 256, SIZE - 8 * KiB - 256, QVA + 8 * KiB + 256,
+          8 * KiB + 256 },
+    };
+    int fds[2];
+    VhostUserMsg msg;
+    Guest g;
+
+    set_up(&g, NUM);
+    g_assert_true(is_mapped(&g));
+    fds[0] = fds[1] = g.file;
+    msg = table_message(halves, 2);
+    g_assert_cmpuint(front_end_ask(g.fe, &msg, fds, 2), ==, 0);
+    g_assert_false(is_mapped(&g));
+    use_ring(&g);
+
+    /* And goes again. */
+    msg = table_message(regions, 1);
+    g_assert_cmpuint(front_end_ask(g.fe, &msg, fds, 1), ==, 0);
+    g_assert_true(is_mapped(&g));
+
+    /* The same in steps. */
+    g_assert_true(front_end_remove(g.fe, &regions[0]));
+    g_assert_true(front_end_add(g.fe, &halves[1], g.file));
+    g_assert_true(front_end_add(g.fe, &halves[0], g.file));
+    g_assert_false(is_mapped(&g));
+    use_ring(&g);
+    tear_down(&g);
+}
+
+/* The index in the ring is read when the ring can be. */
+static void test_mapped_later(void)
+{
+    VuVirtqElement *elem;
+    static const Buffer in = { 4 * GiB, 512, VRING_DESC_F_WRITE };
+    Guest g;
+
+    set_up(&g, 8);
+    ring_stop(&g.ring);
+    ring_close(&g.ring);
+    g_assert_true(front_end_remove(g.fe, &regions[0]));
+    g.ring.kick = eventfd(0, EFD_NONBLOCK);
+    g.ring.call = eventfd(0, EFD_NONBLOCK);
+    g_assert_false(ring_set_addr(&g.ring, QVA + RING_DESC, QVA + RING_AVAIL,
+                                 QVA + RING_USED));
+    g_assert_true(ring_start(&g.ring));
+    g.ring.used->idx = 0;
+    ring_offer(&g.ring, 0, &in, 1);
+    use_ring(&g);
+    g_assert_true(front_end_add(g.fe, &regions[0], g.file));
+    elem = ring_pop(&g.ring);
+    g_assert_nonnull(elem);
+    ring_push(&g.ring, elem, 512);
+    g_assert_cmpuint(le16_to_cpu(g.ring.used->idx), ==, 1);
+    tear_down(&g);
+}
+
+/* -- numbers -- */
+
+static void test_size(void)
+{
+    static const unsigned int good[] = { 1, 2, 64, 256, 1024 };
+    static const unsigned int bad[] = {
+        0, 1025, 2048, 32768, 65536, 1u << 31, UINT_MAX
+    };
+    unsigned int i;
+    Guest g;
+
+    set_up(&g, 64);
+    for (i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_assert_false(ring_set_num(&g.ring, bad[i]));
+        g_assert_cmpuint(ring_vq(&g.ring)->vring.num, ==, 64);
+    }
+    for (i = 0; i < G_N_ELEMENTS(good); i++) {
+        g_assert_true(ring_set_num(&g.ring, good[i]));
+    }
+    /* With 1024 it is longer than the driver has made it. */
+    g_assert_true(ring_set_addr(&g.ring, QVA + SIZE - 16 * 64,
+                                QVA + RING_AVAIL, QVA + RING_USED) == false);
+    g_assert_true(ring_set_num(&g.ring, 64));
+    g_assert_true(ring_set_addr(&g.ring, QVA + SIZE - 16 * 64,
+                                QVA + RING_AVAIL, QVA + RING_USED));
+    g_assert_true(is_mapped(&g));
+    g_assert_true(ring_set_num(&g.ring, 128));
+    g_assert_false(is_mapped(&g));
+    g_assert_cmpuint(g.fe->panics, ==, 0);
+    tear_down(&g);
+}
+
+static void test_no_such_queue(void)
+{
+    static const VhostUserRequest requests[] = {
+        VHOST_USER_SET_VRING_NUM, VHOST_USER_SET_VRING_BASE,
+        VHOST_USER_SET_VRING_ADDR, VHOST_USER_SET_VRING_ENABLE,
+        VHOST_USER_GET_VRING_BASE,
+    };
+    static const unsigned int indices[] = {
+        FRONT_END_QUEUES, 255, 65536, 1u << 31, UINT_MAX
+    };
+    unsigned int i, k;
+    Guest g;
+
+    for (i = 0; i < G_N_ELEMENTS(requests); i++) {
+        for (k = 0; k < G_N_ELEMENTS(indices); k++) {
+            VhostUserMsg msg = {
+                .request = requests[i],
+                .flags = 1,
+                .size = sizeof(msg.payload.addr),
+                .payload.state = { .index = indices[k], .num = 1 },
+            };
+
+            set_up(&g, 8);
+            g_assert_cmpuint(front_end_ask(g.fe, &msg, NULL, 0), !=, 0);
+            tear_down(&g);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/libvhost-user/rings/end", test_end);
+    g_test_add_func("/libvhost-user/rings/nowhere", test_nowhere);
+    g_test_add_func("/libvhost-user/rings/divided", test_divided);
+    g_test_add_func("/libvhost-user/rings/mapped-later", test_mapped_later);
+    g_test_add_func("/libvhost-user/rings/size", test_size);
+    g_test_add_func("/libvhost-user/rings/no-such-queue", test_no_such_queue);
+    return g_test_run();
+}
