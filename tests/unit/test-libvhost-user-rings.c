@@ -294,6 +294,108 @@ static void test_no_such_queue(void)
     }
 }
 
+/* -- what a guest can write into it -- */
+
+static void offer_table(Guest *g, uint64_t gpa, unsigned int count)
+{
+    Buffer table = { gpa, count * sizeof(struct vring_desc),
+                     VRING_DESC_F_INDIRECT };
+    struct vring_desc *desc = (void *)(g->view + gpa);
+    unsigned int i;
+
+    for (i = 0; i < count; i++) {
+        desc[i] = (struct vring_desc) {
+            .addr = cpu_to_le64(4 * GiB + i * 16),
+            .len = cpu_to_le32(i + 1),
+            .flags = cpu_to_le16(VRING_DESC_F_WRITE |
+                                 (i < count - 1 ? VRING_DESC_F_NEXT : 0)),
+            .next = cpu_to_le16(i + 1),
+        };
+    }
+    ring_offer(&g->ring, 0, &table, 1);
+}
+
+static void check_table(uint64_t gpa, unsigned int count)
+{
+    VuVirtqElement *elem;
+    unsigned int i;
+    Guest g;
+
+    set_up(&g, 64);
+    offer_table(&g, gpa, count);
+    g_assert_true(vu_queue_avail_bytes(&g.fe->dev, ring_vq(&g.ring),
+                                       count * (count + 1) / 2, 0));
+    elem = ring_pop(&g.ring);
+    g_assert_nonnull(elem);
+    g_assert_cmpuint(elem->out_num, ==, 0);
+    g_assert_cmpuint(elem->in_num, ==, count);
+    for (i = 0; i < count; i++) {
+        g_assert_cmpuint(elem->in_sg[i].iov_len, ==, i + 1);
+        g_assert_cmphex((uintptr_t)elem->in_sg[i].iov_base, ==,
+                        (uintptr_t)elem->in_sg[0].iov_base + i * 16);
+    }
+    g_assert_cmphex(stamp_at(elem->in_sg[0].iov_base), ==, 2 * SIZE);
+    ring_push(&g.ring, elem, 1);
+    g_assert_cmpuint(g.fe->panics, ==, 0);
+    tear_down(&g);
+}
+
+/* An indirect table over a boundary of regions, which is copied. */
+static void test_indirect(void)
+{
+    unsigned int count, before;
+
+    for (count = 2; count <= 1024; count *= 2) {
+        for (before = 1; before < 16; before += 7) {
+            check_table(SIZE - before, count);
+            check_table(SIZE - count * 16 + before, count);
+        }
+        check_table(SIZE - count * 8, count);
+    }
+}
+
+/* The pages that a request changed are logged, whatever it says by then. */
+static void test_logged(void)
+{
+    static const Buffer in = { SIZE + 4 * KiB, 512, VRING_DESC_F_WRITE };
+    static const uint64_t lies[] = {
+        SIZE + 4 * KiB, 3 * SIZE, 1 * TiB, 1ULL << 63, UINT64_MAX - 100,
+        UINT64_MAX - 511, UINT64_MAX
+    };
+    int log = memfd_create("log", MFD_CLOEXEC);
+    VhostUserMsg msg = number_message(VHOST_USER_SET_FEATURES,
+                                      1ULL << VIRTIO_F_VERSION_1 |
+                                      1ULL << VHOST_F_LOG_ALL);
+    VhostUserMsg base = {
+        .request = VHOST_USER_SET_LOG_BASE,
+        .flags = 1,
+        .size = sizeof(base.payload.log),
+        /* A bit per page of regions 0 and 1. */
+        .payload.log = { .mmap_size = 2 * SIZE / (4 * KiB) / 8 },
+    };
+    VuVirtqElement *elem;
+    uint32_t bits;
+    unsigned int i;
+    Guest g;
+
+    g_assert_cmpint(ftruncate(log, 4 * KiB), ==, 0);
+    set_up(&g, 8);
+    front_end_ask(g.fe, &base, &log, 1);
+    g_assert_cmpuint(front_end_ask(g.fe, &msg, NULL, 0), ==, 0);
+    for (i = 0; i < G_N_ELEMENTS(lies); i++) {
+        ring_offer(&g.ring, 0, &in, 1);
+        elem = ring_pop(&g.ring);
+        g_assert_nonnull(elem);
+        g.ring.desc[0].addr = cpu_to_le64(lies[i]);
+        ring_push(&g.ring, elem, 512);
+    }
+    g_assert_cmpint(pread(log, &bits, sizeof(bits), 0), ==, sizeof(bits));
+    g_assert_true(le32_to_cpu(bits) & 1u << 17);
+    g_assert_cmpuint(g.fe->panics, ==, 0);
+    tear_down(&g);
+    close(log);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -303,5 +405,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libvhost-user/rings/mapped-later", test_mapped_later);
     g_test_add_func("/libvhost-user/rings/size", test_size);
     g_test_add_func("/libvhost-user/rings/no-such-queue", test_no_such_queue);
+    g_test_add_func("/libvhost-user/rings/indirect", test_indirect);
+    g_test_add_func("/libvhost-user/rings/logged", test_logged);
     return g_test_run();
 }
