@@ -10,97 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "libvhost-user-ring.h"
-
-#define SIZE (64 * KiB)
-#define QVA 0x7f0000000000ULL
-#define REGIONS 3
-
-/* Region 0 has the ring; a request can be anywhere. */
-static const VhostUserMemoryRegion regions[REGIONS] = {
-    { 0, SIZE, QVA, 0 },
-    { 4 * GiB, SIZE, QVA + GiB, SIZE },
-    { 8 * GiB, SIZE, QVA + 2 * GiB, 2 * SIZE },
-};
-
-typedef struct Flight {
-    FrontEnd *fe;
-    Ring ring;
-    int file;
-    char *view;
-} Flight;
-
-static void take_off(Flight *f, unsigned int num)
-{
-    unsigned int i;
-
-    f->file = guest_file(REGIONS * SIZE, REGIONS * SIZE);
-    /* Private: not one of the mappings that are counted. */
-    f->view = mmap(NULL, REGIONS * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-                   f->file, 0);
-    g_assert_true(f->view != MAP_FAILED);
-    f->fe = front_end_open();
-    for (i = 0; i < REGIONS; i++) {
-        g_assert_true(front_end_add(f->fe, &regions[i], f->file));
-    }
-    ring_init(&f->ring, f->fe, 0, f->view, QVA, num);
-}
-
-/* Bytes that the back-end has mapped. */
-static uint64_t mapped(void)
-{
-    return count_mapped() - REGIONS * SIZE;
-}
-
-static void land(Flight *f)
-{
-    ring_close(&f->ring);
-    front_end_close(f->fe);
-    g_assert_cmpuint(mapped(), ==, 0);
-    munmap(f->view, REGIONS * SIZE);
-    close(f->file);
-}
-
-static VuVirtqElement *request(Flight *f, const Buffer *buffers,
-                               unsigned int count)
-{
-    VuVirtqElement *elem;
-
-    ring_offer(&f->ring, 0, buffers, count);
-    elem = ring_pop(&f->ring);
-    g_assert_nonnull(elem);
-    g_assert_cmpuint(elem->out_num + elem->in_num, >=, 1);
-    return elem;
-}
-
-static void write_all(const VuVirtqElement *elem, int byte)
-{
-    unsigned int i;
-
-    for (i = 0; i < elem->in_num; i++) {
-        memset(elem->in_sg[i].iov_base, byte, elem->in_sg[i].iov_len);
-    }
-}
-
-static const Buffer in_1[] = {
-    { 4 * GiB + 512, 4096, VRING_DESC_F_WRITE },
-};
-
-/* Take region 1 away in all the ways that there are. */
-static void remove_region_1(Flight *f, bool by_table)
-{
-    static const VhostUserMemoryRegion rest[] = { regions[0], regions[2] };
-    int fds[] = { f->file, f->file };
-    VhostUserMsg msg;
-
-    if (by_table) {
-        msg = table_message(rest, 2);
-        g_assert_cmpuint(front_end_ask(f->fe, &msg, fds, 2), ==, 0);
-    } else {
-        g_assert_true(front_end_remove(f->fe, &regions[1]));
-    }
-    assert_unmapped(f->fe, 4 * GiB);
-}
+#include "libvhost-user-flight.h"
 
 static void removed(bool by_table)
 {
@@ -356,12 +266,6 @@ static void test_stopped(void)
     g_assert_null(ring_pop(&f.ring));
     g_assert_cmpuint(f.fe->panics, ==, 0);
     land(&f);
-}
-
-static void restart(Flight *f)
-{
-    ring_close(&f->ring);
-    ring_init(&f->ring, f->fe, 0, f->view, QVA, f->ring.num);
 }
 
 /* Nor is what is done after the next driver has started it. */
