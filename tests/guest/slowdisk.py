@@ -164,6 +164,17 @@ class Disk(VirtioBlk):
                 self.taken(queue) == queue.available, self.taken(queue)))
         self.offered[number] = len(requests)
 
+    def submit_malformed(self, number=0):
+        """As many requests as fit that have no status; none comes back."""
+        queue = self.queues[number]
+        self.qtest.put(queue.start + DESCRIPTORS, queue.entries
+                       * DESCRIPTOR.pack(self.scratch, HEADER.size, 0, 0))
+        queue.offer(range(queue.entries))
+        queue.kick()
+        wait_for('the backend to take the requests', lambda: (
+            self.taken(queue) == queue.available, self.taken(queue)))
+        return queue.entries
+
     def taken(self, queue):
         return self.qtest.read(2, queue.start + USED + 4 + 8 * queue.entries)
 

@@ -45,35 +45,50 @@ class VhostFlight(VhostUserTest):
                                   4 * MIB)
         self.content = self.image.read_bytes()
         try:
-            self.daemon = kind('slow', self.image, queues, self.thread)
+            self.slow = kind('slow', self.image, queues, self.thread)
         except BackendMissing as error:
             self.skipTest(str(error))
-        self.vms.append(self.daemon)
-        self.addCleanup(self.daemon.stop)
-        self.daemon.start()
+        self.vms.append(self.slow)
+        self.addCleanup(self.slow.stop)
+        self.slow.start()
         vm = self.start([*machine,
-                         *disk('disk', self.daemon, queues)], [small()])
+                         *disk('disk', self.slow, queues)], [small()])
         self.driver = Disk(vm, queues)
         self.memory, self.base = self.drive(vm)
-        self.daemon.hold(self.driver)
+        self.slow.hold(self.driver)
         yield vm
-        self.daemon.check_alive()
+        self.slow.check_alive()
         vm.check_alive()
-        self.assertNotIn('vu_panic', self.daemon.log())
+        self.assertNotIn('vu_panic', self.slow.log())
         vm.stop()
-        self.daemon.stop()
+        self.slow.stop()
 
     def at(self, sector, size):
         return self.content[sector * SECTOR:sector * SECTOR + size]
 
     def check_disk(self, vm, number=0):
         """It serves requests as if nothing had been."""
-        self.daemon.check_alive()
+        self.slow.check_alive()
         address = self.driver.queues[number].start + Disk.SCRATCH
         vm.qtest.fill(address, PAGE, 0)
         self.driver.submit([(IN, 24, [(address, PAGE)], 0)], number)
         self.assertEqual(self.driver.finish(number), [OK])
         self.assertEqual(vm.qtest.get(address, PAGE), self.at(24, PAGE))
+
+    def test_log(self):
+        """10000 requests that make no sense are not worth 20 lines."""
+        daemon = self.daemon()
+        vm = self.start(disk('disk', daemon))
+        driver = Disk(vm)
+        sent = 0
+        while sent < 10000:
+            sent += driver.submit_malformed()
+        daemon.check_alive()
+        self.assertLess(daemon.log().count('\n'), 20)
+        driver = Disk(vm)
+        driver.request(IN, 8, [(driver.scratch, PAGE)])
+        self.assertEqual(vm.qtest.get(driver.scratch, PAGE),
+                         daemon.image.read_bytes()[8 * SECTOR:][:PAGE])
 
     # -- memory goes ------------------------------------------------------
 
@@ -86,7 +101,7 @@ class VhostFlight(VhostUserTest):
                                  self.base + 2 * PAGE)])
             self.memory.unplug_all()
             self.assertEqual(memslots(vm), (8, 0))
-            self.daemon.release()
+            self.slow.release()
             self.driver.finish()
             self.check_disk(vm)
 
@@ -104,7 +119,7 @@ class VhostFlight(VhostUserTest):
             places = [self.base + slot * GIB for slot in (0, 2, 5, 6)]
             for place in places:
                 vm.qtest.put(place, 16 * PATTERN)
-            self.daemon.release()
+            self.slow.release()
             self.assertEqual(self.driver.finish(), [OK])
             for place in places:
                 self.assertEqual(vm.qtest.get(place, 16 * PAGE),
@@ -120,7 +135,7 @@ class VhostFlight(VhostUserTest):
             for _ in range(3):
                 self.memory.unplug(self.base, 1)
                 self.memory.plug(self.base, 1)
-            self.daemon.release()
+            self.slow.release()
             self.assertEqual(self.driver.finish(), [OK])
             self.assertEqual(vm.qtest.get(self.base, PAGE),
                              self.at(8, PAGE))
@@ -142,7 +157,7 @@ class VhostFlight(VhostUserTest):
             self.assertEqual(memslots(vm), (8, 0))
             self.memory.plug(self.base + 3 * GIB, 1)
             vm.qtest.put(self.base + 3 * GIB + BLOCK - PAGE, PATTERN)
-            self.daemon.release()
+            self.slow.release()
             for queue in range(2):
                 self.assertEqual(self.driver.finish(queue), 40 * [OK])
             self.assertEqual(vm.qtest.get(self.base + 3 * GIB + BLOCK
@@ -156,14 +171,14 @@ class VhostFlight(VhostUserTest):
 
     def release_while_waiting(self):
         """A disk that hangs is waited for; a limit is lifted."""
-        if isinstance(self.daemon, Hanging):
-            self.daemon.release_soon()
+        if isinstance(self.slow, Hanging):
+            self.slow.release_soon()
 
     def check_landed(self, vm, address):
         """The request is done, and nothing comes later."""
         self.assertEqual(vm.qtest.get(address, PAGE), self.at(8, PAGE))
         vm.qtest.put(address, PATTERN)
-        self.daemon.release()
+        self.slow.release()
 
     @each_kind
     def test_device_reset(self, kind):
@@ -246,10 +261,10 @@ class VhostFlight(VhostUserTest):
             vm.process.kill()
             vm.process.wait()
             if kind is Hanging:
-                self.daemon.release()
+                self.slow.release()
             vm.stop()
-            second = self.start(disk('disk', self.daemon), [small()])
-            self.daemon.release()
+            second = self.start(disk('disk', self.slow), [small()])
+            self.slow.release()
             self.driver = Disk(second)
             self.check_disk(second)
             vm.process = second.process

@@ -1,8 +1,8 @@
 /*
  * libvhost-user: the area that remembers requests over a reconnection
  *
- * The front-end keeps it, and gives it to the back-end that comes next. Whatever
- * sizes it names, nothing is read or written beyond its end.
+ * The front-end keeps it, and gives it to the back-end that comes next.
+ * Whatever sizes it names, nothing is read or written beyond its end.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

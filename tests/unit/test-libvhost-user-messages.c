@@ -356,6 +356,50 @@ static void test_in_parts(void)
     front_end_close(fe);
 }
 
+/* -- what is said about them -- */
+
+static void refuse_often(void)
+{
+    static const VhostUserMemoryRegion region = {
+        GPA, 64 * KiB, QVA + GiB, 0
+    };
+    VhostUserMsg msg;
+    FrontEnd *fe;
+    int i;
+
+    /* Other connections are no way around it. */
+    for (i = 0; i < 10; i++) {
+        int k;
+
+        fe = open_with_regions();
+        for (k = 0; k < 1000; k++) {
+            msg = region_message(VHOST_USER_ADD_MEM_REG, &region);
+            g_assert_cmpuint(front_end_ask(fe, &msg, &file, 1), !=, 0);
+        }
+        front_end_close(fe);
+    }
+}
+
+static void test_log(void)
+{
+    int real = dup(STDERR_FILENO), log = memfd_create("log", MFD_CLOEXEC);
+    g_autofree char *text = g_new0(char, 64 * KiB);
+    unsigned int lines = 0;
+    char *at = text;
+
+    dup2(log, STDERR_FILENO);
+    refuse_often();
+    dup2(real, STDERR_FILENO);
+    close(real);
+    g_assert_cmpint(pread(log, text, 64 * KiB - 1, 0), >=, 0);
+    while ((at = strchr(at, '\n'))) {
+        at++;
+        lines++;
+    }
+    g_assert_cmpuint(lines, <, 20);
+    close(log);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -377,6 +421,7 @@ int main(int argc, char **argv)
     g_test_add_func("/libvhost-user/messages/unknown-request",
                     test_unknown_request);
     g_test_add_func("/libvhost-user/messages/in-parts", test_in_parts);
+    g_test_add_func("/libvhost-user/messages/log", test_log);
     ret = g_test_run();
     close(file);
     return ret;

@@ -1,9 +1,9 @@
 /*
  * libvhost-user: where a ring can be, and what a guest can put into it
  *
- * The library reads and writes a ring as one piece, so all of each of its three
- * parts has to be in one region. Else it stays unmapped: that is an empty queue,
- * and no reason to give up.
+ * The library reads and writes a ring as one piece, so all of each of its
+ * three parts has to be in one region. Else it stays unmapped: that is an empty
+ * queue, and no reason to give up.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
