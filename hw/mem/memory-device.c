@@ -280,7 +280,7 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
         return;
     }
 
-    if (!check_machine(ms, errp)) {
+    if (!check_machine(ms, errp) || !memory_device_check_sharing(md, errp)) {
         return;
     }
 

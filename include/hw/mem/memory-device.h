@@ -238,6 +238,30 @@ bool memory_devices_check_backend(const char *name, unsigned int limit,
                                   unsigned int used, Error **errp);
 
 /**
+ * memory_device_check_sharing - can all vhost-user backends use its memory?
+ * @md: the device, not realized, with a region
+ * @errp: names the device, the backend, and what to change
+ *
+ * Called by memory_device_pre_plug(), under the BQL. While the machine waits
+ * for an incoming migration, there is a warning instead: the source runs so.
+ *
+ * Return: false with @errp set if the device cannot be plugged
+ */
+bool memory_device_check_sharing(const MemoryDeviceState *md, Error **errp);
+
+/**
+ * memory_devices_check_sharing - can this backend use all memory devices?
+ * @chardev: of the vhost-user device, for messages
+ * @errp: names the device, the backend, and what to change
+ *
+ * Called when a vhost-user device is realized, under the BQL. While the machine
+ * waits for an incoming migration, there is a warning instead.
+ *
+ * Return: false with @errp set if the vhost-user device cannot be there
+ */
+bool memory_devices_check_sharing(const char *chardev, Error **errp);
+
+/**
  * qmp_memory_device_list - all realized memory devices
  *
  * Called by query-memory-devices and by all that tell firmware or the user
