@@ -11,7 +11,7 @@
 #include "qemu/thread.h"
 
 /* This many messages are printed one after the other, ... */
-#define REPORT_LIMIT_BURST 5
+#define REPORT_LIMIT_BURST 3
 /* ... and after that one each hour, in nanoseconds. */
 #define REPORT_LIMIT_PERIOD_NS (3600 * INT64_C(1000000000))
 
