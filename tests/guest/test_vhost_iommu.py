@@ -46,8 +46,8 @@ class VhostIommu(VhostRingsTest):
         iommu.enable()
         self.rings.begin(**places)
         self.assertTrue(self.rings.accepted & F_IOMMU_PLATFORM)
-        wait_for('the start', lambda: (self.server.started() == [0],
-                                       self.server.started()))
+        wait_for('the start', lambda: (self.server.served() == [0],
+                                       self.server.served()))
 
     def assert_leads_to(self, iova, address):
         found = self.server.translate(iova)

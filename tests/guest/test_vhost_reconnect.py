@@ -42,8 +42,8 @@ class VhostUserReconnect(VhostUserTest):
         """The device runs, on a connection after that of this number."""
         wait_for(f'a good connection for {kind.name}', lambda: (
             backend.connections > after and self.table_is_right(vm, backend)
-            and backend.kicked == set(range(kind.queues)),
-            (backend.connections, after, backend.kicked, vm.stderr())), SOON)
+            and backend.started == set(range(kind.queues)),
+            (backend.connections, after, backend.started, vm.stderr())), SOON)
         self.check_table(vm, backend)
 
     def check_log(self, vm):

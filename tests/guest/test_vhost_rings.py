@@ -57,19 +57,19 @@ class VhostRingsTest(VhostUserTest):
         wait_for('the device to need a reset', lambda: (
             rings.status & NEEDS_RESET, f'{rings.status:#x}'))
         wait_for('the backend to be stopped', lambda: (
-            not backend.started(), backend.started()))
+            not backend.served(), backend.served()))
 
     def check_works(self, vm, rings, backend):
         """After a reset, with rings in boot memory, all is as ever."""
         rings.begin()
         expected = list(range(rings.kind.queues))
         wait_for('the rings to be started', lambda: (
-            backend.started() == expected, backend.started()))
+            backend.served() == expected, backend.served()))
         self.assertFalse(rings.status & NEEDS_RESET)
         self.assertTrue(vm.qmp.command('query-status')['running'])
         rings.reset()
         wait_for('the rings to be stopped', lambda: (
-            not backend.started(), backend.started()))
+            not backend.served(), backend.served()))
 
 
 class VhostRingsStart(VhostRingsTest):
@@ -125,7 +125,7 @@ class VhostRingsStart(VhostRingsTest):
                 with self.subTest(register=register, address=address):
                     rings.begin(q0={register: address})
                     wait_for('the start', lambda: (
-                        backend.started() == [0], backend.started()))
+                        backend.served() == [0], backend.served()))
                     self.assertFalse(rings.status & NEEDS_RESET)
         self.assertEqual(vm.stderr(), '')
 
@@ -136,7 +136,7 @@ class VhostRingsStart(VhostRingsTest):
         for address in (base, base + GIB - 32, base + 3 * GIB):
             rings.begin(q0={QUEUE_DESC: address})
             wait_for('the start', lambda: (
-                backend.started() == [0], backend.started()))
+                backend.served() == [0], backend.served()))
         for address in (base - 32, base + 4 * GIB - 32):
             self.check_refused(vm, rings, backend, 'descriptor table',
                                address)
@@ -185,7 +185,7 @@ class VhostRingsStart(VhostRingsTest):
                     self.assertTrue(rings.status & NEEDS_RESET)
                     rings.status = rings.status & ~NEEDS_RESET
                     self.assertTrue(rings.status & NEEDS_RESET)
-                    self.assertEqual(backend.started(), [])
+                    self.assertEqual(backend.served(), [])
                     driver.unplug_all()
                 self.check_works(vm, rings, backend)
                 vm.stop()
@@ -234,7 +234,7 @@ class VhostRingsChange(VhostRingsTest):
     def begin_in(self, rings, backend, **places):
         rings.begin(**places)
         wait_for('the start', lambda: (
-            len(backend.started()) == rings.kind.queues, backend.started()))
+            len(backend.served()) == rings.kind.queues, backend.served()))
 
     def test_unplugged(self):
         """Each part, in each kind of device: stopped before it is gone."""
@@ -296,7 +296,7 @@ class VhostRingsChange(VhostRingsTest):
         vm.qom_set('vm1', 'requested-size', GIB)
         driver.plug(base + GIB, 1)
         self.assertTrue(rings.status & NEEDS_RESET)
-        self.assertEqual(backend.started(), [])
+        self.assertEqual(backend.served(), [])
         self.check_works(vm, rings, backend)
 
     def test_boot_memory_changes(self):
@@ -311,8 +311,8 @@ class VhostRingsChange(VhostRingsTest):
                     bridge.write(1, PAM, value)
                     self.assertNotEqual(backend.table(), before)
                     wait_for('the rings to be served again', lambda: (
-                        len(backend.started()) == kind.queues,
-                        backend.started()))
+                        len(backend.served()) == kind.queues,
+                        backend.served()))
                     self.assertFalse(rings.status & NEEDS_RESET)
                 self.assertEqual(vm.stderr(), '')
                 vm.stop()
@@ -326,8 +326,8 @@ class VhostRingsChange(VhostRingsTest):
             mark = vm.qmp.mark()
             vm.qmp.command('system_reset')
             vm.qmp.wait_event('RESET', mark, 60)
-            wait_for('the stop', lambda: (not backend.started(),
-                                          backend.started()))
+            wait_for('the stop', lambda: (not backend.served(),
+                                          backend.served()))
             self.assertEqual(memslots(vm), (4, 0))
             rings, driver = Rings(vm), VirtioMem(vm)
         self.assertEqual(vm.stderr(), '')
@@ -340,7 +340,7 @@ class VhostRingsBroken(VhostRingsTest):
     def broken(self, vm, backend, rings, driver, base):
         driver.plug(base + GIB, 1)
         rings.begin(q0={QUEUE_DEVICE: base + GIB})
-        wait_for('the start', lambda: (backend.started(), backend.started()))
+        wait_for('the start', lambda: (backend.served(), backend.served()))
         driver.unplug(base + GIB, 1)
         self.wait_broken(rings, backend)
 
@@ -427,8 +427,8 @@ class VhostRingsBroken(VhostRingsTest):
         driver.plug(base + GIB, 1)
         rings.begin(q0={QUEUE_DESC: base + GIB})
         vm.qmp.command('stop')
-        wait_for('the stop', lambda: (not backend.started(),
-                                      backend.started()))
+        wait_for('the stop', lambda: (not backend.served(),
+                                      backend.served()))
         driver.unplug(base + GIB, 1)
         vm.qmp.command('cont')
         self.wait_broken(rings, backend)
@@ -487,8 +487,8 @@ class VhostRingsBroken(VhostRingsTest):
                 driver.plug(base, 1)
                 backend.last_available = last
                 rings.begin(q0={QUEUE_DEVICE: base, QUEUE_DRIVER: base + MIB})
-                wait_for('the start', lambda: (backend.started() == [0],
-                                               backend.started()))
+                wait_for('the start', lambda: (backend.served() == [0],
+                                               backend.served()))
                 source.qmp.command('stop')
                 driver.unplug_all()
                 begin(source, vm)

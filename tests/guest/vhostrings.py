@@ -44,7 +44,7 @@ class RingBackend(Backend):
         self.last_available = 0
         super().__init__(*arguments, **options)
 
-    def started(self):
+    def served(self):
         return sorted(index for index, ring in list(self.rings.items())
                       if ring.started)
 

@@ -93,7 +93,7 @@ class Backend:
         # How many there were, and what happened on the last one: queues that
         # have a file to kick them.
         self.connections = 0
-        self.kicked = set()
+        self.started = set()
         # (request, size of payload) of all messages, and what was wrong.
         self.messages = []
         self.complaints = []
@@ -168,7 +168,7 @@ class Backend:
                 self._connection = self._connect()
             except OSError:
                 return
-            self.kicked = set()
+            self.started = set()
             self.connections += 1
             try:
                 self._talk(self._connection)
@@ -245,7 +245,7 @@ class Backend:
                                                        b'\0')
         failed = refuse
         if request == SET_VRING_KICK:
-            self.kicked.add(payload[0])
+            self.started.add(payload[0])
         if refuse:
             pass
         elif request == ADD_MEM_REG:
