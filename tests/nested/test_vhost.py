@@ -12,6 +12,10 @@ from memory import device_infos, load_module, resize
 from memslots import DYNAMIC, MemslotsTest, layout, memslots
 from qmp import QmpError
 from qtestvm import Machine, QtestVM
+from vhostrings import KINDS, PARTS, Rings
+from virtiomem import VirtioMem
+from virtiopci import NEEDS_RESET
+from waiting import wait_for
 
 VSOCK = ['-device', 'vhost-vsock-pci,id=vsock,guest-cid=3']
 DEVICE = MemDevice(options=DYNAMIC)
@@ -100,6 +104,62 @@ class Vhost(NestedTest, MemslotsTest):
         self.add_vsock(vm)
         self.assertEqual(memslots(vm), (len(SLOTS), 0))
         self.assertNotIn('warning', vm.stderr())
+
+    # -- rings --------------------------------------------------------------
+
+    def check_started(self, vm, rings, started):
+        """Whether vhost serves the device, and whether it needs a reset."""
+        def seen():
+            status = vm.qmp.command(
+                'x-query-virtio-status',
+                path='/machine/peripheral/it/virtio-backend')
+            return ((status['vhost-started'], bool(
+                rings.status & NEEDS_RESET)) == (started, not started), status)
+
+        wait_for('vhost', seen)
+
+    def check_rings(self, kind, extra):
+        """A ring that is in memory that comes and goes; no processor runs."""
+        vm = QtestVM(Settings.binary, Machine(
+            accel='qtest', running=True, max_memory=5 * GIB, devices=[DEVICE],
+            extra=['-cpu', 'qemu64,phys-bits=40', *extra]))
+        self.vms.append(vm)
+        self.addCleanup(vm.stop)
+        vm.start()
+        driver, rings = VirtioMem(vm), Rings(vm, kind)
+        base = driver.config().address
+        vm.qom_set('vm0', 'requested-size', DEVICE.size)
+        blocks = GIB // driver.config().block_size
+        for number in range(kind.queues):
+            for register in PARTS.values():
+                place = {f'q{number}': {register: base + GIB}}
+                rings.begin(**place)
+                self.check_started(vm, rings, False)
+                driver.plug(base, 2 * blocks)
+                self.check_started(vm, rings, False)
+                rings.begin(**place)
+                self.check_started(vm, rings, True)
+                driver.unplug(base, blocks)
+                self.check_started(vm, rings, True)
+                driver.unplug(base + GIB, blocks)
+                self.check_started(vm, rings, False)
+                driver.plug(base + GIB, 1)
+                driver.unplug_all()
+                rings.begin()
+                self.check_started(vm, rings, True)
+        vm.stop()
+        self.assertLess(len(vm.stderr().splitlines()), 8, vm.stderr())
+
+    def test_rings(self):
+        """Each ring of vhost-net and vhost-vsock, in memory that is not."""
+        self.require_vhost(509)
+        self.check_rings(KINDS['net'], [
+            '-netdev', 'tap,id=n0,ifname=ringtap,script=no,downscript=no,'
+                       'vhost=on,vhostforce=on',
+            '-device', 'virtio-net-pci,id=it,netdev=n0,romfile=,'
+                       'disable-legacy=on'])
+        self.check_rings(KINDS['vsock'], [
+            '-device', 'vhost-vsock-pci,id=it,guest-cid=3'])
 
     # -- traffic ------------------------------------------------------------
 
