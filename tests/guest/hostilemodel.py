@@ -128,7 +128,8 @@ class Memory:
         """Model, states and sizes agree; unknown requests are adopted."""
         found = set()
         usable = self.driver.config().usable_size // self.block
-        self._collect(0, usable, found)
+        if usable:
+            self._collect(0, usable, found)
         beyond = {block for block in self.plugged if block >= usable}
         if self.unknown:
             self.plugged = found

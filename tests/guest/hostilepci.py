@@ -19,6 +19,29 @@ DEVICE_CONTROL, START_FLR = 8, 1 << 15
 BROKEN_BAR = 0xffffffffffffffff
 
 
+class BehindPort(pciaccess.PciDevice):
+    """The device of a PCIe root port, which is on bus 0."""
+
+    BUS = 1
+    BUS_NUMBERS, WINDOW, PREFETCHED = 0x18, 0x20, 0x24
+
+    def __init__(self, qtest, port):
+        super().__init__(qtest, 0)
+        self.port = pciaccess.PciDevice(qtest, port)
+
+    def _select(self, offset):
+        self.qtest.out(4, pciaccess.CONFIG_ADDRESS, 1 << 31 | self.BUS << 16
+                       | offset & 0xfc)
+
+    def open(self, start, size):
+        """Let the port pass on what is for its bus."""
+        self.port.write(4, self.BUS_NUMBERS, self.BUS << 8 | self.BUS << 16)
+        window = start >> 16 | start + size - 1 & 0xfff00000
+        for register in (self.WINDOW, self.PREFETCHED):
+            self.port.write(4, register, window)
+        self.port.enable()
+
+
 class Ring:
     """Where a queue is, as the device was told."""
 
@@ -30,22 +53,28 @@ class Ring:
 class RawDevice:
     """The function in a slot of bus 0, whatever its state is."""
 
-    def __init__(self, qtest, name, slot, queues):
+    def __init__(self, qtest, name, slot, queues, port=False):
         self.qtest = qtest
         self.name = name
         self.queues = queues
-        self.pci = pciaccess.PciDevice(qtest, slot)
+        self.pci = (BehindPort if port else pciaccess.PciDevice)(qtest, slot)
         self.window = pciaccess.WINDOWS + slot * pciaccess.WINDOW_SPACING
         self.bar = None
         self.offsets = {}
         self.notify_factor = 4
         self.rings = {}
 
+    def forget(self):
+        """Another device may be there now."""
+        self.bar, self.offsets, self.rings = None, {}, {}
+
     def present(self):
         return self.pci.read(4, pciaccess.VENDOR_ID) != NO_DEVICE
 
     def place(self):
         """Let it be reached; false if there is no such device now."""
+        if isinstance(self.pci, BehindPort):
+            self.pci.open(self.window, pciaccess.WINDOW_SPACING)
         if not self.present():
             return False
         if self.bar is None:

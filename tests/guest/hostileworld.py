@@ -14,10 +14,12 @@ from guesttest import Settings
 from hostilemodel import Memory, difference, pattern
 from hostilepci import RawDevice
 from hostileplaces import BOOT_CONTROL, CONTROL_SIZE, FREE, REACH
+from migration import UNLIMITED, set_bandwidth
 from qmp import QmpError
-from qtestvm import Machine, QtestVM
+from qtestvm import Machine, QtestVM, kvm_missing
 from vhostuser import Backend
 from waiting import wait_for
+from writer import WriterVM
 
 EJECT_PORT = 0xae08
 VSOCK = Path('/dev/vhost-vsock')
@@ -36,6 +38,9 @@ class Disk:
         # A process, or a scripted backend, or neither.
         self.daemon = None
         self.fake = None
+        self.starts = 1
+        # Whether it is the device of a PCIe port, which is in the slot.
+        self.port = False
         self.options = {}
         self.image = None
         # What has to be on the command line before the device.
@@ -45,14 +50,15 @@ class Disk:
     def chardev(self):
         return f'{self.name}-backend' if self.daemon or self.fake else None
 
-    def up(self):
-        if self.daemon:
-            return self.daemon.process.poll() is None
-        return True
+    @property
+    def reconnects(self):
+        return self.driver == 'vhost-user-blk-pci'
 
     def arguments(self):
-        options = {'driver': self.driver, 'id': self.name,
-                   'addr': f'{self.slot:x}', **self.options}
+        place = ({'bus': f'{self.name}-port'} if self.port else
+                 {'addr': f'{self.slot:x}'})
+        options = {'driver': self.driver, 'id': self.name, **place,
+                   **self.options}
         if self.chardev:
             options['chardev'] = self.chardev
         return options
@@ -63,8 +69,12 @@ class Disk:
             f'{key.replace("_", "-")}={value}'
             for key, value in options.items())])
         before = list(self.before)
+        if self.port:
+            before += ['-device', f'pcie-root-port,id={self.name}-port,'
+                                  f'chassis=1,addr={self.slot:x}']
         if self.chardev:
-            before += chardev(self.chardev, self.daemon or self.fake, True)
+            before += chardev(self.chardev, self.daemon or self.fake,
+                              self.reconnects)
         return [*before, '-device', text]
 
 
@@ -75,13 +85,16 @@ class World:
         self.rng = rng
         self.directory = Path(tempfile.mkdtemp(prefix='hostile-'))
         self.vm = None
-        self.incoming = 0
         self.machine = rng.choice(('pc', 'pc', 'q35'))
+        # Others than the first have a processor that writes to memory.
+        self.accel = rng.choice(('qtest', 'qtest', 'qtest', 'tcg', 'kvm'))
+        if self.accel == 'kvm' and kvm_missing():
+            self.accel = 'qtest'
         self.stopped = False
         self.disks = []
         # Lines of those that are gone.
         self.old_log = ''
-        self.fakes_made = 0
+        self.processes = 0
         self.killed = set()
         try:
             self._choose(set(wanted))
@@ -151,6 +164,8 @@ class World:
     def _add_fake(self):
         disk = Disk('fake', 6, 'vhost-user-blk-pci', self.rng.choice((1, 2)))
         disk.options = {'num_queues': disk.queues, 'disable_legacy': 'on'}
+        # Only there it has a reset of its own.
+        disk.port = self.machine == 'q35'
         self.make_fake(disk)
         return disk
 
@@ -187,9 +202,10 @@ class World:
     def make_fake(self, disk, slots=512):
         """A backend that is scripted, in place of what was there."""
         path = self.directory / disk.name
+        complaints = disk.fake.complaints if disk.fake else []
         path.unlink(missing_ok=True)
         disk.fake = Backend(path, slots=slots, queues=disk.queues)
-        self.fakes_made += 1
+        disk.fake.complaints += complaints
 
     # -- the machine ------------------------------------------------------
 
@@ -203,16 +219,19 @@ class World:
                 device.backend = 'memory-backend-memfd'
                 device.backend_options = {'share': True}
             devices.append(device)
-        options = ['-machine', MACHINES[self.machine], *shared_boot(),
-                   '-cpu', 'qemu64,phys-bits=46', '-S']
+        options = ['-machine', MACHINES[self.machine], *shared_boot(), '-S']
+        if self.accel == 'qtest':
+            options += ['-cpu', Machine.cpu]
         for disk in self.disks:
             options += disk.command_line()
         machine = Machine(
-            accel='qtest', running=True, devices=devices,
+            accel=self.accel, running=True, devices=devices,
             max_memory=GIB + sum(device.size for device in devices),
             extra=[*options, *extra])
-        self.vm = QtestVM(Settings.binary, machine, 'hostile')
+        kind = QtestVM if self.accel == 'qtest' else WriterVM
+        self.vm = kind(Settings.binary, machine, 'hostile')
         self.vm.start()
+        self.processes += 1
         if not extra:
             self.vm.qmp.command('cont')
         self._bind()
@@ -228,7 +247,7 @@ class World:
                                            thing.slot, 1)
         for disk in self.disks:
             self.raw[disk.name] = RawDevice(self.vm.qtest, disk.name,
-                                            disk.slot, disk.queues)
+                                            disk.slot, disk.queues, disk.port)
         for name, kept in rings.items():
             self.raw[name].rings = kept
 
@@ -272,8 +291,7 @@ class World:
         self.vm.qtest.out(4, EJECT_PORT, 1 << slot)
         self.vm.qmp.wait_event('DEVICE_DELETED', mark,
                                self.vm.qmp.ANSWER_TIMEOUT, device=name)
-        self.raw[name].bar = None
-        self.raw[name].rings = {}
+        self.raw[name].forget()
 
     def plug_disk(self, disk):
         """Add it again; false if its backend does not let us."""
@@ -293,7 +311,8 @@ class World:
         if disk.chardev not in labels:
             self.vm.qmp.command('chardev-add', id=disk.chardev, backend={
                 'type': 'socket', 'data': {
-                    'server': False, 'reconnect': 1, 'addr': {
+                    'server': False, 'reconnect': int(disk.reconnects),
+                    'addr': {
                         'type': 'unix', 'data': {'path': str(backend.path)}}}})
 
     def connected(self, disk):
@@ -310,7 +329,11 @@ class World:
         """The same VM in another process; false if it could not be saved."""
         path = self.directory / 'state'
         self.vm.qmp.command('stop')
-        self.vm.qmp.command('migrate', uri=f'exec:cat > {path}')
+        set_bandwidth(self.vm, UNLIMITED)
+        try:
+            self.vm.qmp.command('migrate', uri=f'exec:cat > {path}')
+        except QmpError:
+            return False
 
         def ended():
             seen = self.vm.qmp.command('query-migrate')['status']
@@ -320,6 +343,10 @@ class World:
             return False
         self.old_log += self.vm.stderr()
         self.vm.stop()
+        for disk in self.disks:
+            if disk.fake:
+                disk.fake.close()
+                self.make_fake(disk)
         self.start('-incoming', f'exec:cat {path}')
 
         def loaded():
@@ -355,6 +382,7 @@ class World:
         for disk in self.disks:
             if disk.name in self.killed:
                 disk.daemon.start()
+                disk.starts += 1
                 self.killed.remove(disk.name)
 
     def freeze(self, disk, seconds):
@@ -376,10 +404,24 @@ class World:
                                      f'{disk.fake.complaints[:3]}')
 
     def logs(self):
-        """What QEMU and the backends have printed."""
-        parts = [self.old_log + (self.vm.stderr() if self.vm else '')]
-        parts += [disk.daemon.log() for disk in self.disks if disk.daemon]
-        return parts
+        """What QEMU and the backends have printed, and how many they were."""
+        yield (self.old_log + (self.vm.stderr() if self.vm else ''),
+               self.processes)
+        for disk in self.disks:
+            if disk.daemon:
+                yield disk.daemon.log(), disk.starts
+
+    def wait_swept(self, memory):
+        """Host memory is for what is plugged, and a block."""
+        most = (len(memory.plugged) + 1) * memory.block
+        if self.accel != 'qtest':
+            self.vm.write_to([])
+
+        def swept():
+            seen = memory.populated(self.vm)
+            return seen is None or seen <= most, f'{seen} of {most}'
+
+        wait_for(f'unused memory of {memory.id}', swept)
 
     def write_control(self):
         for address in range(BOOT_CONTROL, BOOT_CONTROL + CONTROL_SIZE, MIB):
@@ -403,7 +445,7 @@ class World:
                          for name, process in processes.items())
 
     def describe(self):
-        parts = [self.machine]
+        parts = [f'{self.machine} {self.accel}']
         for memory in self.memories:
             parts.append(f'{memory.id}: {memory.size // GIB} GiB, blocks of '
                          f'{memory.block // MIB} MiB, '
