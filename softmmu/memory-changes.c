@@ -55,6 +55,13 @@ static Span overlap(Span a, Span b)
     };
 }
 
+void memory_changes_born(MemoryRegion *mr)
+{
+    static uint64_t births;
+
+    mr->birth = ++births;
+}
+
 /* -- while the transaction is open -- */
 
 static Note *find_note(const MemoryRegion *mr)
@@ -185,13 +192,13 @@ static bool find_below(const MemoryRegion *mr, Int128 base, Span clip,
     return true;
 }
 
-MemoryChange memory_changes_find(MemoryRegion *root, Int128 *start,
-                                 Int128 *size)
+MemoryChange memory_changes_find(MemoryRegion *root, uint64_t birth,
+                                 Int128 *start, Int128 *size)
 {
     const Span everything = { int128_zero(), int128_2_64() };
     Span found = {};
 
-    if (changes.all) {
+    if (changes.all || root->birth != birth) {
         return MEMORY_CHANGE_ALL;
     }
     if (!find_below(root, int128_zero(), everything, &found)) {

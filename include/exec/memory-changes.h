@@ -27,6 +27,13 @@ typedef enum MemoryChange {
  */
 
 /**
+ * memory_changes_born - there is a new region
+ * @mr: it is known by its number from now on; its address may have been that of
+ *      another region, of which there still is a view
+ */
+void memory_changes_born(MemoryRegion *mr);
+
+/**
  * memory_changes_note_part - a subregion came to or left a container
  * @container: it was and stays what it is, except for what is in it
  * @start: address of the subregion in @container, in bytes
@@ -50,6 +57,8 @@ void memory_changes_note_all(void);
  * memory_changes_find - what has changed for those who look at a root?
  * @root: a region that an address space shows; the caller knows whether the
  *        address of this region itself has changed
+ * @birth: the number of the root that the view in hand was made for; all has
+ *         changed if that is another region
  * @start: set for MEMORY_CHANGE_PART: first address of the range that contains
  *         all changes, in bytes
  * @size: set likewise: size of this range, in bytes, greater than 0
@@ -57,8 +66,8 @@ void memory_changes_note_all(void);
  * Addresses are those in a view of @root, as it is now. What is outside of the
  * range is as it was when memory_changes_forget() was called the last time.
  */
-MemoryChange memory_changes_find(MemoryRegion *root, Int128 *start,
-                                 Int128 *size);
+MemoryChange memory_changes_find(MemoryRegion *root, uint64_t birth,
+                                 Int128 *start, Int128 *size);
 
 /**
  * memory_changes_forget - all views are as the regions are now

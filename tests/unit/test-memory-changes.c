@@ -18,16 +18,22 @@
 /* Regions are in, or aliases of, such with a lower number only: no circles. */
 static MemoryRegion regions[REGIONS];
 
+static void init_region(MemoryRegion *mr)
+{
+    *mr = (MemoryRegion) {
+        .enabled = true, .size = int128_make64(ADDRESSES)
+    };
+    QTAILQ_INIT(&mr->subregions);
+    memory_changes_born(mr);
+}
+
 static void reset_regions(void)
 {
     unsigned int i;
 
     memory_changes_forget();
-    memset(regions, 0, sizeof(regions));
     for (i = 0; i < REGIONS; i++) {
-        QTAILQ_INIT(&regions[i].subregions);
-        regions[i].enabled = true;
-        regions[i].size = int128_make64(ADDRESSES);
+        init_region(&regions[i]);
     }
 }
 
@@ -130,8 +136,8 @@ static void expect(MemoryRegion *root, uint64_t start, uint64_t size)
 {
     Int128 from, length;
 
-    g_assert_cmpint(memory_changes_find(root, &from, &length), ==,
-                    MEMORY_CHANGE_PART);
+    g_assert_cmpint(memory_changes_find(root, root->birth, &from, &length),
+                    ==, MEMORY_CHANGE_PART);
     g_assert_cmpuint(int128_get64(from), ==, start);
     g_assert_cmpuint(int128_get64(length), ==, size);
 }
@@ -140,16 +146,16 @@ static void expect_none(MemoryRegion *root)
 {
     Int128 from, length;
 
-    g_assert_cmpint(memory_changes_find(root, &from, &length), ==,
-                    MEMORY_CHANGE_NONE);
+    g_assert_cmpint(memory_changes_find(root, root->birth, &from, &length),
+                    ==, MEMORY_CHANGE_NONE);
 }
 
 static void expect_all(MemoryRegion *root)
 {
     Int128 from, length;
 
-    g_assert_cmpint(memory_changes_find(root, &from, &length), ==,
-                    MEMORY_CHANGE_ALL);
+    g_assert_cmpint(memory_changes_find(root, root->birth, &from, &length),
+                    ==, MEMORY_CHANGE_ALL);
 }
 
 static void test_part(void)
@@ -249,18 +255,40 @@ static void test_many(void)
     expect_none(&regions[0]);
 }
 
-/* A region went, and another one is where it was. */
+/* A region went, and another one is where it was: of the old, all is gone. */
 static void test_reuse(void)
 {
+    Int128 from, length;
+    uint64_t old;
+
     reset_regions();
+    old = regions[0].birth;
     memory_changes_note(&regions[0]);
-    regions[0] = (MemoryRegion) {
-        .enabled = true, .size = int128_make64(ADDRESSES)
-    };
-    QTAILQ_INIT(&regions[0].subregions);
+    init_region(&regions[0]);
+    g_assert_cmpint(memory_changes_find(&regions[0], old, &from, &length), ==,
+                    MEMORY_CHANGE_ALL);
+
+    /* The note is of the old one, and no view can be of the new one yet. */
     expect_none(&regions[0]);
     memory_changes_note_part(&regions[0], 3, int128_make64(2));
     expect(&regions[0], 3, 2);
+    g_assert_cmpint(memory_changes_find(&regions[0], old, &from, &length), ==,
+                    MEMORY_CHANGE_ALL);
+}
+
+/* It was alone when it went, and a view of it is left: nothing is noted. */
+static void test_reuse_of_root(void)
+{
+    Int128 from, length;
+    uint64_t old;
+
+    reset_regions();
+    old = regions[0].birth;
+    regions[0].terminates = true;
+    expect_none(&regions[0]);
+    init_region(&regions[0]);
+    g_assert_cmpint(memory_changes_find(&regions[0], old, &from, &length), ==,
+                    MEMORY_CHANGE_ALL);
 }
 
 /* -- at random -- */
@@ -345,8 +373,9 @@ static void test_random(void)
             change_one();
         }
         for (i = 0; i < REGIONS; i++) {
-            MemoryChange change = memory_changes_find(&regions[i], &start,
-                                                      &size);
+            MemoryRegion *root = &regions[i];
+            MemoryChange change = memory_changes_find(root, root->birth,
+                                                      &start, &size);
 
             if (change == MEMORY_CHANGE_ALL || regions[i].addr != addrs[i]) {
                 continue;
@@ -380,6 +409,7 @@ int main(int argc, char **argv)
     g_test_add_func("/memory-changes/whole", test_whole);
     g_test_add_func("/memory-changes/many", test_many);
     g_test_add_func("/memory-changes/reuse", test_reuse);
+    g_test_add_func("/memory-changes/reuse-of-root", test_reuse_of_root);
     g_test_add_func("/memory-changes/random", test_random);
     return g_test_run();
 }
