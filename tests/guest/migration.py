@@ -122,9 +122,12 @@ class Sink:
         vm.qmp.command('migrate', uri=f'unix:{self.path}')
         wait_status(vm, 'active')
 
+    def accept(self):
+        """The connection, for those who want to read after all."""
+        return self._listener.accept()[0]
+
     def fail(self):
-        connection, _ = self._listener.accept()
-        connection.close()
+        self.accept().close()
         self.close()
 
     def close(self):

@@ -115,7 +115,7 @@ class DirtyRing(GuestTest):
             source.lift()
             info = source.qmp.command('query-migrate')
             count = info.get('ram', {}).get('dirty-sync-count', 0)
-            return (count >= 5 or info.get('status') == 'completed',
+            return (count >= 3 or info.get('status') == 'completed',
                     f'{count} rounds')
 
         wait_for('pages to be sent again', rounds)
