@@ -99,12 +99,12 @@ class DirtyRing(GuestTest):
         """Something above the memory comes and goes while it migrates."""
         source, driver, base = self.start_driven(accel=accel)
         destination = self.start(True, accel)
-        start, size = base + 2 * GIB, 16 * BLOCK
+        start, size = base + 2 * GIB, 4 * BLOCK
         driver.plug(start, size // BLOCK)
         source.write_to(range(start, start + size, PAGE))
         self.wait_stores(source, 2000)
         source.qmp.command('migrate-set-parameters', downtime_limit=1)
-        begin(source, destination, bandwidth=16 * MIB)
+        begin(source, destination, bandwidth=64 * MIB)
         overlay = Overlay(source)
 
         def rounds():
