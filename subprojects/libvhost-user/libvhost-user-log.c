@@ -7,6 +7,7 @@
 /* No GLib: the library does without it. */
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -19,7 +20,7 @@ static unsigned int suppressed;
 /* When the number of lines that are left was counted last, in seconds. */
 static time_t counted;
 
-bool vu_log_allowed(unsigned int *missing)
+static bool vu_log_allowed(unsigned int *missing)
 {
     struct timespec now;
     time_t more;
