@@ -13,6 +13,7 @@ from virtiopci import (ACKNOWLEDGE, DESC_NEXT, DESC_WRITE, DRIVER, DRIVER_OK,
                        FEATURES_OK, VERSION_1)
 
 INDIRECT = 4
+INDIRECT_FEATURE, EVENT_INDEX, PACKED = 1 << 28, 1 << 29, 1 << 34
 ALL = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
 # Up to where the processor can write.
 WRITER_END = 32 * GIB
@@ -70,7 +71,8 @@ class Guest:
             raw.status(0)
             raw.rings = {}
         raw.status(ACKNOWLEDGE | DRIVER)
-        raw.negotiate(VERSION_1 | rng.choice((0, 0, 1 << 29, 1 << 28,
+        raw.negotiate(VERSION_1 | rng.choice((0, 0, EVENT_INDEX,
+                                              INDIRECT_FEATURE, PACKED,
                                               rng.getrandbits(40))))
         raw.status(ACKNOWLEDGE | DRIVER | FEATURES_OK)
         said = []

@@ -188,7 +188,8 @@ class World:
                 '-blockdev', f'driver=throttle,node-name={node},'
                              'file=plain-file,throttle-group=tg']
         disk.options = {'drive': node, 'num_queues': disk.queues,
-                        'disable_legacy': 'on'}
+                        'disable_legacy': 'on',
+                        'packed': self.rng.choice(('on', 'off'))}
         if self.rng.random() < 0.5:
             disk.before += ['-object', 'iothread,id=io0']
             disk.options['iothread'] = 'io0'
