@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rings whose size, or kind, is another one after the device has them."""
+
+from config import GIB, MIB
+from guesttest import GuestTest, Settings
+from qtestvm import Machine, QtestVM
+from vhostdrivers import IN, SECTOR, VirtioBlk
+from virtiopci import (ACKNOWLEDGE, DRIVER, DRIVER_FEATURE,
+                       DRIVER_FEATURE_SELECT, DRIVER_OK, FEATURES_OK,
+                       QUEUE_ENABLE, QUEUE_SIZE, VERSION_1)
+
+EVENT_INDEX, PACKED = 1 << 29, 1 << 34
+SMALL, LARGE = 8, 128
+# Of the last part of a page, so that much behind it would be noticed.
+BUFFER = 64 * MIB
+
+
+class RingSize(GuestTest):
+
+    def start(self, *options):
+        vm = QtestVM(Settings.binary, Machine(
+            accel='qtest', running=True, memory=GIB, extra=[
+                *options, '-blockdev', 'driver=null-co,node-name=disk,'
+                                       f'read-zeroes=on,size={16 * MIB}',
+                '-device', 'virtio-blk-pci,id=disk,drive=disk,packed=on,'
+                           'disable-legacy=on' + (
+                               ',iothread=io' if options else '')]), 'rings')
+        self.vms.append(vm)
+        self.addCleanup(vm.stop)
+        vm.start()
+        return vm, VirtioBlk(vm)
+
+    @staticmethod
+    def negotiate(driver, features):
+        for half in range(2):
+            driver.common_write(4, DRIVER_FEATURE_SELECT, half)
+            driver.common_write(4, DRIVER_FEATURE,
+                                features >> 32 * half & 0xffffffff)
+
+    def prepare(self, driver, features, size):
+        """As far as a queue of this size; nothing runs."""
+        driver.reset()
+        driver.status = ACKNOWLEDGE | DRIVER
+        self.negotiate(driver, features)
+        driver.queues = [driver.enable_queue(0)]
+        driver.common_write(2, QUEUE_SIZE, size)
+        driver.common_write(2, QUEUE_ENABLE, 1)
+
+    def use_all(self, vm, driver, count=3 * LARGE):
+        """Have the device look at each place that the ring may have."""
+        for number in range(1, count):
+            vm.qtest.write(2, driver.queues[0].start + 0x1000 + 2,
+                           number & 0xffff)
+            driver.queues[0].kick()
+        vm.qmp.command('query-status')
+
+    def check_works(self, vm, driver):
+        queues = []
+        driver.initialize(0, lambda: queues.append(driver.enable_queue(0)))
+        driver.queues = queues
+        vm.qtest.fill(BUFFER, SECTOR, 1)
+        driver.request(IN, 0, [(BUFFER, SECTOR)])
+        self.assertEqual(vm.qtest.get(BUFFER, SECTOR), bytes(SECTOR))
+
+    def test_size(self):
+        """It grows before the device runs, or while it does."""
+        for options in ((), ('-object', 'iothread,id=io')):
+            vm, driver = self.start(*options)
+            for features in (0, EVENT_INDEX, PACKED, PACKED | EVENT_INDEX):
+                for early in (True, False):
+                    with self.subTest(iothread=bool(options), early=early,
+                                      features=features):
+                        self.prepare(driver, VERSION_1 | features, SMALL)
+                        if early:
+                            driver.common_write(2, QUEUE_SIZE, LARGE)
+                        driver.status = (ACKNOWLEDGE | DRIVER | FEATURES_OK
+                                         | DRIVER_OK)
+                        if not early:
+                            driver.common_write(2, QUEUE_SIZE, LARGE)
+                        self.use_all(vm, driver)
+                        self.check_works(vm, driver)
+            vm.stop()
+
+    def test_features(self):
+        """They change after the queue was enabled."""
+        vm, driver = self.start()
+        kinds = (0, EVENT_INDEX, PACKED, PACKED | EVENT_INDEX)
+        for before in kinds:
+            for after in kinds:
+                for late in (False, True):
+                    with self.subTest(before=before, after=after, late=late):
+                        self.prepare(driver, VERSION_1 | before, LARGE)
+                        if late:
+                            driver.status = DRIVER_OK
+                        self.negotiate(driver, VERSION_1 | after)
+                        driver.status = ACKNOWLEDGE | DRIVER | DRIVER_OK
+                        self.use_all(vm, driver, LARGE)
+                        self.check_works(vm, driver)
