@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from backends import disk
 from config import GIB, MIB
-from test_vhost_rings import VhostRingsTest
 from vhostiommu import F_IOMMU_PLATFORM, Iommu, IommuBackend
 from vhostrings import KINDS, Rings
+from vhostringstest import VhostRingsTest
 from vhostusertest import small
 from virtiopci import QUEUE_DEVICE, QUEUES
 from waiting import wait_for

@@ -6,70 +6,27 @@ and nobody else anything.  The backend is strict: each part of a ring that it
 serves lies in a single region of its table, always.
 """
 
-from backends import disk, shared_boot
-from config import GIB, MACHINES, MIB
+import os
+
+from backends import shared_boot
+from config import GIB
 from guesttest import Settings
 from memslots import memslots
-from migration import begin, wait_status
 from pciaccess import PciDevice
 from qtestvm import Machine, QtestVM
-from vhostrings import (KINDS, PARTS, SET_VRING_KICK, RingBackend, Rings,
-                        part_size)
+from vhostrings import KINDS, PARTS, SET_VRING_KICK, Rings, part_size
+from vhostringstest import PC, VhostRingsTest
 from vhostuser import GET_VRING_BASE
-from vhostusertest import BLOCK, VhostUserTest, small
+from vhostusertest import BLOCK, small
 from virtiomem import VirtioMem
-from virtiopci import (NEEDS_RESET, QUEUE_DESC, QUEUE_DEVICE, QUEUE_DRIVER)
-from waiting import PATIENCE, wait_for
+from virtiopci import NEEDS_RESET, QUEUE_DESC, QUEUE_DEVICE, QUEUE_DRIVER
+from waiting import wait_for
 
 PAGE = 4096
 ENTRIES = 128
 # The register of a q35 for the ROM area, 0xf0000; those of 0xc0000, 0xc8000
 # and so on follow.  A nibble of 3 is RAM, 0 is PCI.
 PAM = 0x90
-# Writing a slot's bit there ejects it from an i440fx.
-EJECT_PORT = 0xae08
-PC = ['-machine', MACHINES['pc']]
-
-
-class VhostRingsTest(VhostUserTest):
-
-    def backend(self, kind=KINDS['blk'], **options):
-        options = {'protocol': kind.protocol, **options}
-        if kind.features:
-            options['features'] = kind.features
-        options.setdefault('path', self.directory / (
-            f'backend{len(list(self.directory.iterdir()))}'))
-        backend = RingBackend(**options)
-        self.addCleanup(lambda: self.assertEqual(backend.complaints, []))
-        self.addCleanup(backend.close)
-        return backend
-
-    def one(self, name='blk', size=4 * GIB, **options):
-        """A VM with a device, its backend, and the memory's driver."""
-        kind = KINDS[name]
-        backend = self.backend(kind)
-        vm = self.start(kind.command_line('it', backend),
-                        [small(size=size, **options)])
-        driver, base = self.drive(vm)
-        return vm, backend, Rings(vm, kind), driver, base
-
-    def wait_broken(self, rings, backend):
-        wait_for('the device to need a reset', lambda: (
-            rings.status & NEEDS_RESET, f'{rings.status:#x}'))
-        wait_for('the backend to be stopped', lambda: (
-            not backend.served(), backend.served()))
-
-    def check_works(self, vm, rings, backend):
-        """After a reset, with rings in boot memory, all is as ever."""
-        rings.begin()
-        expected = list(range(rings.kind.queues))
-        wait_for('the rings to be started', lambda: (
-            backend.served() == expected, backend.served()))
-        self.assertFalse(rings.status & NEEDS_RESET)
-        self.assertTrue(vm.qmp.command('query-status')['running'])
-        rings.reset()
-        wait_for('the rings to be stopped', lambda: (
-            not backend.served(), backend.served()))
 
 
 class VhostRingsStart(VhostRingsTest):
@@ -206,26 +163,24 @@ class VhostRingsStart(VhostRingsTest):
 
     def test_log(self):
         """Ever again costs the host nothing."""
-        for name, kind in KINDS.items():
+        for name in KINDS:
             with self.subTest(kind=name):
                 vm, backend, rings, _, base = self.one(name)
-                files = len(self.files(vm))
-                for _ in range(40):
+                for number in range(40):
                     rings.begin(q0={QUEUE_DRIVER: base})
                     self.wait_broken(rings, backend)
+                    if not number:
+                        files = self.files(vm)
                 rings.reset()
                 self.assertLess(len(vm.stderr().splitlines()), 10,
                                 vm.stderr())
                 self.assertIn('available ring of queue 0', vm.stderr())
-                # Events of queues that are set up once may stay.
-                self.assertLess(len(self.files(vm)), files + 20)
-                self.assertTrue(kind.queues)
+                self.assertLessEqual(self.files(vm), files)
                 vm.stop()
 
     @staticmethod
     def files(vm):
-        import os
-        return os.listdir(f'/proc/{vm.pid}/fd')
+        return len(os.listdir(f'/proc/{vm.pid}/fd'))
 
 
 class VhostRingsChange(VhostRingsTest):
@@ -282,10 +237,7 @@ class VhostRingsChange(VhostRingsTest):
         driver, base = self.drive(vm)
         self.begin_in(rings, backend, q0={QUEUE_DEVICE: base + GIB})
         vm.qom_set('vm0', 'requested-size', 0)
-        mark = vm.qmp.mark()
-        vm.qmp.command('device_del', id='vm0')
-        vm.qtest.out(4, EJECT_PORT, 1 << driver.pci.slot)
-        vm.qmp.wait_event('DEVICE_DELETED', mark, PATIENCE, device='vm0')
+        self.eject(vm, 'vm0', driver.pci.slot)
         self.wait_broken(rings, backend)
         other = small(1)
         vm.qmp.command('object-add', qom_type=other.backend,
@@ -332,172 +284,3 @@ class VhostRingsChange(VhostRingsTest):
             rings, driver = Rings(vm), VirtioMem(vm)
         self.assertEqual(vm.stderr(), '')
         self.check_works(vm, rings, backend)
-
-
-class VhostRingsBroken(VhostRingsTest):
-    """What else happens to a device while it waits for its reset."""
-
-    def broken(self, vm, backend, rings, driver, base):
-        driver.plug(base + GIB, 1)
-        rings.begin(q0={QUEUE_DEVICE: base + GIB})
-        wait_for('the start', lambda: (backend.served(), backend.served()))
-        driver.unplug(base + GIB, 1)
-        self.wait_broken(rings, backend)
-
-    def test_unplug(self):
-        """It can be unplugged, and come back."""
-        backend = self.backend()
-        vm = self.start([*PC, *KINDS['blk'].command_line('it', backend)],
-                        [small()])
-        rings = Rings(vm)
-        driver, base = self.drive(vm)
-        for _ in range(2):
-            self.broken(vm, backend, rings, driver, base)
-            mark = vm.qmp.mark()
-            vm.qmp.command('device_del', id='it')
-            vm.qtest.out(4, EJECT_PORT, 1 << rings.pci.slot)
-            vm.qmp.wait_event('DEVICE_DELETED', mark, PATIENCE, device='it')
-            vm.qmp.command('chardev-remove', id='it-backend')
-            vm.qmp.command('chardev-add', id='it-backend', backend={
-                'type': 'socket', 'data': {'server': False, 'addr': {
-                    'type': 'unix', 'data': {'path': backend.path}}}})
-            vm.qmp.command('device_add', driver='vhost-user-blk-pci', id='it',
-                           chardev='it-backend', disable_legacy='on')
-            rings = Rings(vm)
-            self.check_works(vm, rings, backend)
-
-    def test_unplug_at_once(self):
-        """Before anything else happens after its memory went."""
-        backend = self.backend()
-        vm = self.start([*PC, *KINDS['blk'].command_line('it', backend)],
-                        [small()])
-        rings = Rings(vm)
-        driver, base = self.drive(vm)
-        driver.plug(base + GIB, 1)
-        rings.begin(q0={QUEUE_DEVICE: base + GIB})
-        mark = vm.qmp.mark()
-        vm.qmp.command('device_del', id='it')
-        driver.unplug(base + GIB, 1)
-        vm.qtest.out(4, EJECT_PORT, 1 << rings.pci.slot)
-        vm.qmp.wait_event('DEVICE_DELETED', mark, PATIENCE, device='it')
-        self.assertTrue(vm.qmp.command('query-status')['running'])
-
-    def test_reconnect(self):
-        """A backend that comes back has to wait for the guest, too."""
-        backend = self.backend()
-        vm = self.start(disk('it', backend, reconnect=True), [small()])
-        rings = Rings(vm)
-        driver, base = self.drive(vm)
-        self.broken(vm, backend, rings, driver, base)
-        backend.close()
-        self.wait_connected(vm, False, 'it-backend')
-        (self.directory / backend.path).unlink()
-        again = self.backend(path=backend.path)
-        self.wait_connected(vm, True, 'it-backend')
-        driver.plug(base + GIB, 1)
-        vm.qmp.command('stop')
-        vm.qmp.command('cont')
-        self.assertTrue(rings.status & NEEDS_RESET)
-        self.assertEqual(again.ring_messages, [])
-        self.check_works(vm, rings, again)
-
-    def test_gone_while_away(self):
-        """Its memory went while there was no backend."""
-        backend = self.backend()
-        vm = self.start(disk('it', backend, reconnect=True), [small()])
-        rings = Rings(vm)
-        driver, base = self.drive(vm)
-        driver.plug(base + GIB, 1)
-        rings.begin(q0={QUEUE_DRIVER: base + GIB})
-        backend.close()
-        self.wait_connected(vm, False, 'it-backend')
-        (self.directory / backend.path).unlink()
-        driver.unplug(base + GIB, 1)
-        again = self.backend(path=backend.path)
-        self.wait_connected(vm, True, 'it-backend')
-        self.wait_broken(rings, again)
-        self.assertEqual(again.ring_messages, [])
-        # It has done nothing wrong, and is still connected.
-        self.check_works(vm, rings, again)
-        self.assertEqual(again.connections, 1)
-
-    def test_gone_while_stopped(self):
-        """Its memory goes by a reset of the memory device, then "cont"."""
-        vm, backend, rings, driver, base = self.one()
-        driver.plug(base + GIB, 1)
-        rings.begin(q0={QUEUE_DESC: base + GIB})
-        vm.qmp.command('stop')
-        wait_for('the stop', lambda: (not backend.served(),
-                                      backend.served()))
-        driver.unplug(base + GIB, 1)
-        vm.qmp.command('cont')
-        self.wait_broken(rings, backend)
-        self.check_works(vm, rings, backend)
-
-    def pair(self, kind):
-        """A VM with a device, and one that it can be migrated to."""
-        vms, backends = [], []
-        for incoming in ([], ['-incoming', 'defer']):
-            backends.append(self.backend(kind))
-            vms.append(self.start([*kind.command_line('it', backends[-1]),
-                                   *incoming], [small()]))
-        return *vms, *backends
-
-    def move(self, source, destination):
-        begin(source, destination)
-        wait_status(source, 'completed')
-        wait_for('the destination', lambda: (
-            destination.qmp.command('query-status')['running'], None))
-
-    def test_migration(self):
-        """It stays broken at the destination, and may be reset there."""
-        for name, places in (('blk', ('nowhere', 'unplugged', 'boundary')),
-                             ('net', ('unplugged',)), ('scsi', ('nowhere',))):
-            kind = KINDS[name]
-            for where in places:
-                with self.subTest(kind=name, where=where):
-                    source, vm, backend, again = self.pair(kind)
-                    rings = Rings(source, kind)
-                    driver, base = self.drive(source)
-                    driver.plug_batch([(base, 1), (base + GIB, 1)])
-                    rings.begin(q0={QUEUE_DEVICE: {
-                        'nowhere': base + 2 * GIB, 'unplugged': base + GIB,
-                        'boundary': base + GIB - 32}[where]})
-                    if where == 'unplugged':
-                        driver.unplug(base + GIB, 1)
-                    self.wait_broken(rings, backend)
-                    self.move(source, vm)
-                    rings.qtest = rings.pci.qtest = vm.qtest
-                    self.assertTrue(rings.status & NEEDS_RESET)
-                    self.assertEqual(again.ring_messages, [])
-                    self.check_works(vm, rings, again)
-                    for each in (source, vm):
-                        each.stop()
-
-    def test_load(self):
-        """A stream of a device that is not broken, but will be at once.
-
-        What the source says of the ring cannot be compared with the ring.
-        """
-        for last in (0, 5, 65530):
-            with self.subTest(last=last):
-                source, vm, backend, again = self.pair(KINDS['blk'])
-                rings = Rings(source)
-                driver, base = self.drive(source)
-                driver.plug(base, 1)
-                backend.last_available = last
-                rings.begin(q0={QUEUE_DEVICE: base, QUEUE_DRIVER: base + MIB})
-                wait_for('the start', lambda: (backend.served() == [0],
-                                               backend.served()))
-                source.qmp.command('stop')
-                driver.unplug_all()
-                begin(source, vm)
-                wait_status(source, 'completed')
-                wait_status(vm, 'completed')
-                vm.qmp.command('cont')
-                rings.qtest = rings.pci.qtest = vm.qtest
-                self.wait_broken(rings, again)
-                self.assertEqual(again.ring_messages, [])
-                self.check_works(vm, rings, again)
-                for each in (source, vm):
-                    each.stop()

@@ -43,6 +43,9 @@ class VirtioBlk(VirtioPci):
     def __init__(self, vm, queues=1, index=0):
         super().__init__(vm, BLOCK_DEVICE, index)
         self.queues = []
+        self.start(queues)
+
+    def start(self, queues=1):
         self.initialize(BLK_F_MQ if queues > 1 else 0,
                         lambda: self._set_up(queues))
 

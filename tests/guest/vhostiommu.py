@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A vhost-user backend behind an IOMMU, and the IOMMU: VT-d with 1 GiB pages."""
 
-import socket
 import struct
 from dataclasses import dataclass
 
 from config import GIB
-from vhostrings import RingBackend, VRING_ADDR
-from vhostuser import BLK_PROTOCOL, F_LOG_ALL, HEADER, NEED_REPLY, VERSION
+from vhostrings import SLAVE_REQ, RingBackend
+from vhostuser import BLK_PROTOCOL, F_LOG_ALL
 from waiting import wait_for
 
-# Of the protocol: the channel from the backend, and messages over both.
-SLAVE_REQ = 1 << 5
-SET_SLAVE_REQ_FD, IOTLB_MSG = 21, 22
+# Of the protocol: to the backend, and from it.
+IOTLB_MSG = 22
 SLAVE_IOTLB_MSG = 1
 F_IOMMU_PLATFORM = 1 << 33
 
 IOTLB = struct.Struct('<QQQBB6x')
 MISS, UPDATE, INVALIDATE = 1, 2, 3
 ACCESS_RW = 3
-EVERYTHING = (1 << 64) - 1
 
 # Registers of VT-d, and bits of its tables.
 VTD = 0xfed90000
@@ -50,7 +47,6 @@ class IommuBackend(RingBackend):
     def __init__(self, path, **options):
         self.updates = []
         self.invalidated = []
-        self._channel = None
         super().__init__(path, protocol=BLK_PROTOCOL | SLAVE_REQ,
                          features=F_LOG_ALL | F_IOMMU_PLATFORM, **options)
 
@@ -58,9 +54,7 @@ class IommuBackend(RingBackend):
         """Where a ring is, is a matter of the IOMMU now."""
 
     def _answer(self, request, flags, payload, fds, refuse):
-        if request == SET_SLAVE_REQ_FD:
-            self._channel = socket.socket(fileno=fds.pop())
-        elif request == IOTLB_MSG:
+        if request == IOTLB_MSG:
             iova, size, userspace, _, kind = IOTLB.unpack(payload)
             if kind == UPDATE:
                 self.updates.append(Update(iova, size, userspace))
@@ -70,16 +64,8 @@ class IommuBackend(RingBackend):
 
     def ask(self, iova):
         """Report a miss; returns whether QEMU had an answer."""
-        request = IOTLB.pack(iova, 0, 0, ACCESS_RW, MISS)
-        self._channel.sendall(HEADER.pack(
-            SLAVE_IOTLB_MSG, VERSION | NEED_REPLY, len(request)) + request)
-        reply = b''
-        while len(reply) < HEADER.size + 8:
-            data = self._channel.recv(HEADER.size + 8 - len(reply))
-            if not data:
-                raise AssertionError('QEMU closed the channel')
-            reply += data
-        return reply[HEADER.size:] == bytes(8)
+        return self.tell(SLAVE_IOTLB_MSG,
+                         IOTLB.pack(iova, 0, 0, ACCESS_RW, MISS))
 
     def translate(self, iova):
         """Where a miss leads to: (guest-physical address, update), or None."""
@@ -96,10 +82,6 @@ class IommuBackend(RingBackend):
                     <= region.userspace + region.size):
                 return region.address + userspace - region.userspace, update
         raise AssertionError(f'{update} is in no region')
-
-    def used_ring(self, index=0):
-        """The address of a ring as the backend was told."""
-        return dict(self.rings[index].parts)
 
 
 class Iommu:
@@ -126,6 +108,3 @@ class Iommu:
         self.qtest.write(4, VTD + GLOBAL_COMMAND, bit)
         wait_for('the IOMMU', lambda: (
             self.qtest.read(4, VTD + GLOBAL_STATUS) & bit, None))
-
-
-assert VRING_ADDR.size == 40 and IOTLB.size == 32

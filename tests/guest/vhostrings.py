@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """vhost-user devices of all kinds, whose rings are anywhere."""
 
+import socket
 import struct
 from dataclasses import dataclass
 
 from backends import chardev, disk, file_system, network
-from vhostuser import (BLK_PROTOCOL, GET_VRING_BASE, NET_F_CTRL_VQ, NET_F_MQ,
-                       NET_PROTOCOL, Backend)
+from vhostuser import (BLK_PROTOCOL, GET_VRING_BASE, HEADER, NEED_REPLY,
+                       NET_F_CTRL_VQ, NET_F_MQ, NET_PROTOCOL, VERSION,
+                       Backend)
 from virtiopci import (QUEUE_DESC, QUEUE_DEVICE, QUEUE_DRIVER, VirtioPci)
 
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_KICK = 8, 9, 12
+# The channel from the backend.
+SLAVE_REQ, SET_SLAVE_REQ_FD = 1 << 5, 21
 VRING_STATE = struct.Struct('<II')
 VRING_ADDR = struct.Struct('<II4Q')
 VRING_INDEX = 0xff
@@ -42,11 +46,24 @@ class RingBackend(Backend):
         self.ring_messages = []
         # What it has seen of a ring, for GET_VRING_BASE.
         self.last_available = 0
+        self._channel = None
         super().__init__(*arguments, **options)
 
     def served(self):
         return sorted(index for index, ring in list(self.rings.items())
                       if ring.started)
+
+    def tell(self, request, payload, fds=()):
+        """Something of its own accord; returns whether it was accepted."""
+        socket.send_fds(self._channel, [HEADER.pack(
+            request, VERSION | NEED_REPLY, len(payload)) + payload], fds)
+        reply = b''
+        while len(reply) < HEADER.size + 8:
+            data = self._channel.recv(HEADER.size + 8 - len(reply))
+            if not data:
+                raise AssertionError('QEMU closed the channel')
+            reply += data
+        return reply[HEADER.size:] == bytes(8)
 
     def _talk(self, sock):
         self.rings = {}
@@ -59,7 +76,9 @@ class RingBackend(Backend):
         return self.rings.setdefault(index, Ring())
 
     def _answer(self, request, flags, payload, fds, refuse):
-        if request == SET_VRING_NUM:
+        if request == SET_SLAVE_REQ_FD:
+            self._channel = socket.socket(fileno=fds.pop())
+        elif request == SET_VRING_NUM:
             index, entries = VRING_STATE.unpack(payload)
             self._ring(index).entries = entries
         elif request == SET_VRING_ADDR:
