@@ -126,17 +126,24 @@ bool virtio_mem_blocks_next(const VirtIOMEMBlocks *blocks,
 }
 
 uint64_t virtio_mem_blocks_next_unplugged(const VirtIOMEMBlocks *blocks,
-                                          uint64_t *offset)
+                                          uint64_t *offset, uint64_t max)
 {
-    VirtIOMEMRange within = { *offset / blocks->block_size,
-                              blocks->nb_blocks };
-    VirtIOMEMRange run;
+    VirtIOMEMRange run = { *offset / blocks->block_size, blocks->nb_blocks };
 
-    if (!virtio_mem_blocks_next(blocks, &within, false, &run)) {
+    if (run.first >= run.end) {
+        return 0;
+    }
+    run.first = find_block(blocks, run, false);
+    if (run.first == run.end) {
         return 0;
     }
     *offset = MAX(*offset, virtio_mem_range_offset(blocks, run));
-    return run.end * blocks->block_size - *offset;
+
+    /* No look at what is not asked for: this is called for each small part. */
+    run.end = MIN(run.end, run.first + 2 +
+                           MIN(max / blocks->block_size, blocks->nb_blocks));
+    run.end = find_block(blocks, run, true);
+    return MIN(max, run.end * blocks->block_size - *offset);
 }
 
 void virtio_mem_blocks_set(VirtIOMEMBlocks *blocks, VirtIOMEMRange range,

@@ -18,16 +18,15 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "exec/cpu-common.h"
-#include "qapi/error.h"
 #include "standard-headers/linux/virtio_mem.h"
 #include "sysemu/replay.h"
 #include "hw/virtio/virtio-mem-pace.h"
 #include "virtio-mem-internal.h"
+#include "virtio-mem-populated.h"
 #include "trace.h"
 
 /* No step begins later in a slice than this. */
@@ -50,11 +49,9 @@
  * struct VirtIOMEMSweep - state of the sweep of a device
  * @vmem: the device
  * @timer: for the next slice; not pending when there is nothing to do
- * @file: the file to look into, where its blocks are what is populated; or -1
- * @seeks: @file can tell where data is
- * @status: /proc/self/status where there is no @file to look into; or -1
- * @page_size: of the backend, in bytes
- * @huge: these are huge pages
+ * @pop: what the host knows of its memory
+ * @search: the host finds what is populated
+ * @huge: that are huge pages
  * @pace: when to do what
  * @changes: of all devices, when the last pass began
  * @running: within a pass, of which the following is the state
@@ -70,10 +67,8 @@
 struct VirtIOMEMSweep {
     VirtIOMEM *vmem;
     QEMUTimer *timer;
-    int file;
-    bool seeks;
-    int status;
-    uint64_t page_size;
+    VirtIOMEMPopulated pop;
+    bool search;
     bool huge;
     VirtIOMEMPace pace;
     unsigned int changes;
@@ -91,90 +86,51 @@ struct VirtIOMEMSweep {
 /* Of any device: the memory of the process may be less than before. */
 static unsigned int changes;
 
-/* -- how much host memory there is -- */
-
-/* The lines of /proc/self/status that make up what is populated. */
-static const char * const status_lines[] = {
-    "\nRssAnon:", "\nRssShmem:", "\nVmSwap:", "\nHugetlbPages:",
-};
-
-/*
- * Bytes in use: of the file, or of the process. The difference before and after
- * a slice is what was freed, or less if somebody populates memory meanwhile.
- */
-static uint64_t held(const VirtIOMEMSweep *sweep)
-{
-    char text[4096];
-    uint64_t sum = 0;
-    struct stat st;
-    ssize_t len;
-    size_t i;
-
-    if (sweep->file >= 0) {
-        return fstat(sweep->file, &st) ? 0 : (uint64_t)st.st_blocks * 512;
-    }
-
-    len = pread(sweep->status, text, sizeof(text) - 1, 0);
-    if (len <= 0) {
-        return 0;
-    }
-    text[len] = '\0';
-    for (i = 0; i < ARRAY_SIZE(status_lines); i++) {
-        const char *line = strstr(text, status_lines[i]);
-        uint64_t kib;
-
-        if (line && !qemu_strtou64(line + strlen(status_lines[i]), &line, 10,
-                                   &kib)) {
-            sum += kib * KiB;
-        }
-    }
-    return sum;
-}
-
 /* -- a step -- */
 
 /*
- * Move the cursor forward to data, by less than *@size, and reduce *@size to
- * what can go in one step. Or move it beyond, and return false.
+ * Move the cursor forward to what is populated, by less than *@size, and reduce
+ * *@size accordingly. Or move it to the end, and return false.
  */
 static bool skip_hole(VirtIOMEMSweep *sweep, uint64_t *size)
 {
-    off_t data = lseek(sweep->file, sweep->cursor, SEEK_DATA);
+    const uint64_t next = virtio_mem_populated_next(&sweep->pop, sweep->cursor,
+                                                    *size);
 
-    if (data < 0) {
-        if (errno == ENXIO) {
-            data = virtio_mem_blocks_region_size(&sweep->vmem->blocks);
-        } else {
-            data = sweep->cursor;
-        }
-    }
-    data = QEMU_ALIGN_DOWN(data, sweep->page_size);
-    if (data >= sweep->cursor + *size) {
-        sweep->cursor = data;
+    if (next - sweep->cursor >= *size) {
+        sweep->cursor = next;
         return false;
     }
-    *size -= data - sweep->cursor;
-    sweep->cursor = data;
+    *size -= next - sweep->cursor;
+    sweep->cursor = next;
     return true;
 }
 
-/* At most how many bytes from the cursor on can go in one step. */
+/* At most how many bytes go in one step, wherever that is. */
+static uint64_t longest_step(const VirtIOMEMSweep *sweep)
+{
+    if (sweep->huge) {
+        return HUGE_PAGES_STEP * sweep->pop.page_size;
+    }
+    if (virtio_mem_populated_is_exact(&sweep->pop)) {
+        return FILE_STEP;
+    }
+    if (sweep->search) {
+        return PRIVATE_STEP;
+    }
+    return sweep->stride == VIRTIO_MEM_PACE_LEAP ? UINT64_MAX
+                                                 : UNREACHABLE_STEP;
+}
+
+/* At most how many bytes from the cursor on go in one step. */
 static uint64_t step_size(const VirtIOMEMSweep *sweep)
 {
+    uint64_t step = longest_step(sweep);
     uint64_t slot = UINT64_MAX;
-    uint64_t step;
 
-    if (sweep->huge) {
-        step = HUGE_PAGES_STEP * sweep->page_size;
-    } else if (sweep->file >= 0) {
-        step = FILE_STEP;
-    } else if (sweep->stride == VIRTIO_MEM_PACE_LEAP) {
-        return UINT64_MAX;
-    } else if (virtio_mem_memslots_reachable(sweep->vmem, sweep->cursor,
-                                             &slot)) {
+    if (step == UNREACHABLE_STEP &&
+        virtio_mem_memslots_reachable(sweep->vmem, sweep->cursor, &slot)) {
         step = PRIVATE_STEP;
-    } else {
-        step = UNREACHABLE_STEP;
     }
     /* To the next border, so that no large page is cut into pieces. */
     return MIN(slot, step - sweep->cursor % step);
@@ -184,13 +140,14 @@ static uint64_t step_size(const VirtIOMEMSweep *sweep)
 static bool take_step(VirtIOMEMSweep *sweep)
 {
     VirtIOMEM *vmem = sweep->vmem;
+    const uint64_t max = sweep->search ? UINT64_MAX : longest_step(sweep);
     uint64_t size = virtio_mem_blocks_next_unplugged(&vmem->blocks,
-                                                     &sweep->cursor);
+                                                     &sweep->cursor, max);
 
     if (!size) {
         return false;
     }
-    if (!sweep->seeks || skip_hole(sweep, &size)) {
+    if (!sweep->search || skip_hole(sweep, &size)) {
         size = MIN(size, step_size(sweep));
         if (ram_block_discard_range(vmem->memdev->mr.ram_block, sweep->cursor,
                                     size)) {
@@ -215,7 +172,7 @@ static bool begin_pass(VirtIOMEMSweep *sweep)
         sweep->changes = changes;
         virtio_mem_pace_forget(&sweep->pace);
     }
-    sweep->held = held(sweep);
+    sweep->held = virtio_mem_populated_size(&sweep->pop);
     sweep->stride = virtio_mem_pace_begin(&sweep->pace, get_clock(),
                                           sweep->held, PRIVATE_STEP);
     sweep->cursor = 0;
@@ -236,9 +193,9 @@ static void warn_persistent(VirtIOMEMSweep *sweep)
         g_autofree char *path = object_get_canonical_path(OBJECT(vdev));
 
         sweep->warned = true;
-        warn_report("%s: the guest uses memory that it has not plugged, although"
-                    " its driver promised not to; %" PRIu64 " MiB of it were"
-                    " freed by now, and more will be (said once only)", path,
+        warn_report("%s: the guest uses memory that it has not plugged,"
+                    " although its driver promised not to; %" PRIu64 " MiB of"
+                    " it were freed so far (said once only)", path,
                     sweep->reclaimed / MiB);
     }
 }
@@ -248,7 +205,8 @@ static void end_pass(VirtIOMEMSweep *sweep)
     bool persistent;
 
     /* The process may have freed a little elsewhere, in other threads. */
-    if (sweep->file < 0 && sweep->found < VIRTIO_MEM_PACE_NOISE) {
+    if (!virtio_mem_populated_is_exact(&sweep->pop) &&
+        sweep->found < VIRTIO_MEM_PACE_NOISE) {
         sweep->found = 0;
     }
     sweep->running = false;
@@ -267,7 +225,7 @@ static void end_pass(VirtIOMEMSweep *sweep)
 static void take_slice(VirtIOMEMSweep *sweep)
 {
     const int64_t start = get_clock();
-    const uint64_t before = held(sweep);
+    const uint64_t before = virtio_mem_populated_size(&sweep->pop);
     uint64_t after;
     bool more;
 
@@ -275,7 +233,7 @@ static void take_slice(VirtIOMEMSweep *sweep)
         more = take_step(sweep);
     } while (more && get_clock() - start < SLICE_NS);
 
-    after = held(sweep);
+    after = virtio_mem_populated_size(&sweep->pop);
     sweep->found += after < before ? before - after : 0;
     sweep->cost += get_clock() - start;
     if (!more) {
@@ -339,7 +297,6 @@ uint64_t virtio_mem_sweep_reclaimed(const VirtIOMEM *vmem)
 
 void virtio_mem_sweep_init(VirtIOMEM *vmem)
 {
-    MemoryRegion *mr = &vmem->memdev->mr;
     VirtIOMEMSweep *sweep;
 
     /* A replay would have to do it at the same points in time. */
@@ -349,14 +306,9 @@ void virtio_mem_sweep_init(VirtIOMEM *vmem)
 
     sweep = g_new0(VirtIOMEMSweep, 1);
     sweep->vmem = vmem;
-    sweep->page_size = qemu_ram_pagesize(mr->ram_block);
-    sweep->huge = sweep->page_size > qemu_real_host_page_size();
-    sweep->file = qemu_ram_is_shared(mr->ram_block) ? memory_region_get_fd(mr)
-                                                    : -1;
-    /* hugetlbfs takes all of a file for data. */
-    sweep->seeks = sweep->file >= 0 && !sweep->huge;
-    sweep->status = sweep->file < 0 ? qemu_open("/proc/self/status", O_RDONLY,
-                                                NULL) : -1;
+    virtio_mem_populated_open(&sweep->pop, &vmem->memdev->mr);
+    sweep->search = virtio_mem_populated_can_search(&sweep->pop);
+    sweep->huge = sweep->pop.page_size > qemu_real_host_page_size();
     sweep->timer = timer_new_ns(QEMU_CLOCK_REALTIME, next_slice, sweep);
     vmem->sweep = sweep;
     virtio_mem_sweep_wake(vmem);
@@ -368,9 +320,7 @@ void virtio_mem_sweep_cleanup(VirtIOMEM *vmem)
 
     if (sweep) {
         timer_free(sweep->timer);
-        if (sweep->status >= 0) {
-            close(sweep->status);
-        }
+        virtio_mem_populated_close(&sweep->pop);
         g_free(sweep);
         vmem->sweep = NULL;
     }

@@ -14,14 +14,12 @@
 #include "hw/boards.h"
 #include "hw/mem/memory-device.h"
 #include "hw/qdev-properties.h"
-#include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "standard-headers/linux/virtio_ids.h"
 #include "standard-headers/linux/virtio_mem.h"
 #include "sysemu/numa.h"
 #include "sysemu/reset.h"
-#include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
 #include "virtio-mem-internal.h"
 #include "virtio-mem-state.h"
@@ -114,13 +112,13 @@ static void virtio_mem_get_config(VirtIODevice *vdev, uint8_t *config_data)
 {
     const VirtIOMEM *vmem = VIRTIO_MEM(vdev);
     const VirtIOMEMBlocks *blocks = &vmem->blocks;
-    const uint64_t usable_size = virtio_mem_blocks_usable_size(blocks);
     struct virtio_mem_config config = {
         .block_size = cpu_to_le64(blocks->block_size),
         .node_id = cpu_to_le16(vmem->node),
         .addr = cpu_to_le64(blocks->addr),
         .region_size = cpu_to_le64(virtio_mem_blocks_region_size(blocks)),
-        .usable_region_size = cpu_to_le64(usable_size),
+        .usable_region_size =
+            cpu_to_le64(virtio_mem_blocks_usable_size(blocks)),
         .plugged_size = cpu_to_le64(virtio_mem_blocks_plugged_size(blocks)),
         .requested_size = cpu_to_le64(vmem->requested_size),
     };
@@ -349,9 +347,7 @@ static void get_size(Object *obj, Visitor *v, const char *name, void *opaque,
 static void get_requested_size(Object *obj, Visitor *v, const char *name,
                                void *opaque, Error **errp)
 {
-    uint64_t value = VIRTIO_MEM(obj)->requested_size;
-
-    visit_type_size(v, name, &value, errp);
+    visit_type_size(v, name, &VIRTIO_MEM(obj)->requested_size, errp);
 }
 
 static void set_requested_size(Object *obj, Visitor *v, const char *name,

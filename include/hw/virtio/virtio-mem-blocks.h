@@ -135,12 +135,13 @@ bool virtio_mem_blocks_next(const VirtIOMEMBlocks *blocks,
  * @blocks: the device's blocks
  * @offset: where to look, relative to the region, not necessarily at the start
  *          of a block; moved forward to the first byte that is not plugged
+ * @max: how many bytes are wanted at most, more than 0
  *
- * Returns: how many bytes from the new @offset on are not plugged; 0, and
- * @offset is untouched, if there is none.
+ * Returns: how many bytes from the new @offset on are not plugged, at most
+ * @max; 0, and @offset is untouched, if there is none.
  */
 uint64_t virtio_mem_blocks_next_unplugged(const VirtIOMEMBlocks *blocks,
-                                          uint64_t *offset);
+                                          uint64_t *offset, uint64_t max);
 
 /**
  * virtio_mem_blocks_set - change the state of blocks
