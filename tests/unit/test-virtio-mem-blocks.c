@@ -111,6 +111,37 @@ static void check_all(const Model *m)
     check_runs(m, all, false);
 }
 
+/*
+ * All that is not plugged, in parts of at most @max bytes: each byte once, and
+ * no part longer than wanted, nor shorter than it could be.
+ */
+static void check_unplugged(const Model *m, uint64_t max)
+{
+    const uint64_t block_size = m->blocks.block_size;
+    uint64_t at = 0, offset = 0, size;
+
+    while ((size = virtio_mem_blocks_next_unplugged(&m->blocks, &offset,
+                                                    max))) {
+        for (; at < offset; at += block_size - at % block_size) {
+            g_assert_true(m->plugged[at / block_size]);
+        }
+        g_assert_cmpuint(at, ==, offset);
+        g_assert_cmpuint(size, <=, max);
+        for (; at < offset + size; at += MIN(block_size - at % block_size,
+                                             offset + size - at)) {
+            g_assert_false(m->plugged[at / block_size]);
+        }
+        g_assert_cmpuint(at, ==, offset + size);
+        g_assert_true(size == max || at / block_size == m->nb_blocks ||
+                      m->plugged[at / block_size]);
+        offset = at;
+    }
+    g_assert_cmpuint(offset, ==, at);
+    for (; at / block_size < m->nb_blocks; at += block_size) {
+        g_assert_true(m->plugged[at / block_size]);
+    }
+}
+
 /* Around word boundaries, and regions that end within a word. */
 static const uint64_t interesting_nb_blocks[] = {
     1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 511, 512, MAX_MODEL_BLOCKS
@@ -140,6 +171,9 @@ static void test_random_changes(void)
                 virtio_mem_blocks_clear(&m->blocks);
             }
             check_all(m);
+            check_unplugged(m, UINT64_MAX);
+            check_unplugged(m, g_test_rand_int_range(1, 20) * 512 * KiB);
+            check_unplugged(m, g_test_rand_int_range(1, INT32_MAX));
         }
         virtio_mem_blocks_destroy(&m->blocks);
         g_assert_null(m->blocks.plugged);
