@@ -19,11 +19,15 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+
+/* Linux 6.7 has it. */
+#define PAGEMAP_SCAN_NR 16
 
 /* Discards of less are not those of guest memory. */
 #define SMALLEST_DISCARD (1 << 20)
@@ -43,6 +47,8 @@ struct control {
     int64_t delete_pause;   /* so many microseconds before a deletion */
     int64_t discard_errno;  /* discards fail with it */
     int64_t populate_errno; /* MADV_POPULATE_WRITE fails with it */
+    int64_t search_errno;   /* searching in page tables fails with it */
+    int64_t seconds_ahead;  /* how far the monotonic clock goes ahead */
     /* Counts */
     int64_t memslots;       /* that the kernel has */
     int64_t memslot_bytes;  /* in those */
@@ -120,6 +126,10 @@ int ioctl(int fd, unsigned long request, ...)
     argument = va_arg(arguments, void *);
     va_end(arguments);
 
+    if (_IOC_TYPE(request) == 'f' && _IOC_NR(request) == PAGEMAP_SCAN_NR &&
+        control->search_errno) {
+        return refuse(control->search_errno);
+    }
     if (request == KVM_SET_USER_MEMORY_REGION) {
         return set_memslot(fd, request, argument);
     }
@@ -128,6 +138,17 @@ int ioctl(int fd, unsigned long request, ...)
         return control->nr_memslots;
     }
     return syscall(SYS_ioctl, fd, request, argument);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time)
+{
+    int ret = syscall(SYS_clock_gettime, clock, time);
+
+    /* Called before the constructor, too. */
+    if (!ret && control && clock == CLOCK_MONOTONIC) {
+        time->tv_sec += control->seconds_ahead;
+    }
+    return ret;
 }
 
 int madvise(void *address, size_t size, int advice)

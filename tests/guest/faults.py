@@ -12,7 +12,7 @@ SOURCE = Path(__file__).with_name('faults.c')
 
 ORDERS = ('nr_memslots', 'create_nth', 'create_from', 'create_to',
           'delete_from', 'delete_to', 'delete_pause', 'discard_errno',
-          'populate_errno')
+          'populate_errno', 'search_errno', 'seconds_ahead')
 COUNTS = ('memslots', 'memslot_bytes', 'changes', 'refused')
 
 
