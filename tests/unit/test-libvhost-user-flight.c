@@ -232,6 +232,29 @@ static void test_limit(void)
     land(&f);
 }
 
+/* Memory that a device uses for longer than a request: pictures, say. */
+static void test_hold(void)
+{
+    VuMapping *held = NULL;
+    uint64_t len = SIZE;
+    char *va;
+    Flight f;
+
+    take_off(&f, 8);
+    g_assert_null(vu_gpa_to_va_hold(&f.fe->dev, &len, 5 * GiB, &held));
+    g_assert_null(held);
+    va = vu_gpa_to_va_hold(&f.fe->dev, &len, 4 * GiB + 512, &held);
+    g_assert_nonnull(va);
+    g_assert_cmpuint(len, ==, SIZE - 512);
+    remove_region_1(&f, true);
+    g_assert_true(front_end_add(f.fe, &regions[1], f.file));
+    g_assert_cmphex(stamp_at(va), ==, SIZE + 512);
+    g_assert_cmpuint(mapped(), ==, 4 * SIZE);
+    vu_mapping_put(held);
+    g_assert_cmpuint(mapped(), ==, 3 * SIZE);
+    land(&f);
+}
+
 /* -- a queue that stops -- */
 
 /* What is done too late is dropped: the driver may use its memory again. */
@@ -414,6 +437,7 @@ int main(int argc, char **argv)
                     test_fill_and_flush);
     g_test_add_func("/libvhost-user/flight/only-freed", test_only_freed);
     g_test_add_func("/libvhost-user/flight/limit", test_limit);
+    g_test_add_func("/libvhost-user/flight/hold", test_hold);
     g_test_add_func("/libvhost-user/flight/stopped", test_stopped);
     g_test_add_func("/libvhost-user/flight/started-again", test_started_again);
     g_test_add_func("/libvhost-user/flight/polled", test_polled);
