@@ -13,6 +13,7 @@
 #include "hw/mem/memory-device.h"
 #include "hw/mem/memslot-budget.h"
 #include "hw/virtio/vhost.h"
+#include "hw/virtio/vhost-user-sharing.h"
 #include "qapi/error.h"
 #include "sysemu/kvm.h"
 #include "trace.h"
@@ -60,9 +61,17 @@ static Backends ask_backends(void)
             .max = UINT_MAX,
         },
     };
+    const char *name = NULL;
+    unsigned int present;
 
+    /* Those that are away come back, and take no more then. */
     backends.smallest_vhost.max =
-        vhost_get_max_memslots(&backends.smallest_vhost.name);
+        vhost_user_absent_memslots(&backends.smallest_vhost.name);
+    present = vhost_get_max_memslots(&name);
+    if (present < backends.smallest_vhost.max) {
+        backends.smallest_vhost.max = present;
+        backends.smallest_vhost.name = name;
+    }
     backends.fullest_vhost.available =
         vhost_get_free_memslots(&backends.fullest_vhost.name,
                                 &backends.fullest_vhost.max);

@@ -85,25 +85,62 @@ bool vhost_memslots_refuse(struct vhost_dev *hdev,
     return false;
 }
 
-bool vhost_memslots_refuse_new(const struct vhost_dev *hdev,
-                               const MemoryRegionSection *old,
-                               unsigned int nb_old, int err)
+static int compare_section(const void *key, const void *element)
 {
-    unsigned int i = 0;
-    int j;
+    const hwaddr addr = *(const hwaddr *)key;
+    const MemoryRegionSection *section = element;
 
-    /* Both are sorted by address, and most of them are in both. */
-    for (j = 0; j < hdev->n_mem_sections; j++) {
-        const MemoryRegionSection *new = &hdev->mem_sections[j];
-        const hwaddr addr = new->offset_within_address_space;
+    return addr < section->offset_within_address_space ? -1
+           : addr > section->offset_within_address_space;
+}
 
-        while (i < nb_old && old[i].offset_within_address_space < addr) {
-            i++;
+bool vhost_memslots_refuse_unknown(struct vhost_dev *hdev,
+                                   const MemoryRegionSection *section)
+{
+    /* Others may have been joined with their neighbours. */
+    if (!section->unmergeable || !hdev->memslots_name ||
+        bsearch(&section->offset_within_address_space, hdev->mem_sections,
+                hdev->n_mem_sections, sizeof(*section), compare_section)) {
+        return false;
+    }
+    if (free_memslots(hdev) <= hdev->nb_added_sections) {
+        return true;
+    }
+    hdev->nb_added_sections++;
+    return false;
+}
+
+/* Refuse a section of @a that is not among @b. Both are sorted by address. */
+static bool refuse_one_of(const MemoryRegionSection *a, unsigned int nb_a,
+                          const MemoryRegionSection *b, unsigned int nb_b,
+                          int err)
+{
+    unsigned int i, j = 0;
+
+    for (i = 0; i < nb_a; i++) {
+        const hwaddr addr = a[i].offset_within_address_space;
+
+        while (j < nb_b && b[j].offset_within_address_space < addr) {
+            j++;
         }
-        if ((i == nb_old || old[i].offset_within_address_space != addr) &&
-            memory_listener_refuse(new, err)) {
+        if ((j == nb_b || b[j].offset_within_address_space != addr) &&
+            memory_listener_refuse(&a[i], err)) {
             return true;
         }
     }
     return false;
+}
+
+bool vhost_memslots_refuse_any(const struct vhost_dev *hdev,
+                               const MemoryRegionSection *old,
+                               unsigned int nb_old, int err)
+{
+    if (refuse_one_of(hdev->mem_sections, hdev->n_mem_sections, old, nb_old,
+                      err)) {
+        return true;
+    }
+    /* A backend that has gone keeps nothing. */
+    return err != -ENOTCONN &&
+           refuse_one_of(old, nb_old, hdev->mem_sections, hdev->n_mem_sections,
+                         err);
 }

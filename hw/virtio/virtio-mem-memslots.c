@@ -175,8 +175,12 @@ static void del_alias(VirtIOMEM *vmem, unsigned int i)
     slots->nb_mapped--;
 }
 
-/* Map or unmap all memslots of @set, which are in the other state. */
-static int change_mapped(VirtIOMEM *vmem, const unsigned long *set, bool map)
+/*
+ * Map or unmap all memslots of @set, which are in the other state. @is_revert:
+ * somebody has refused the change from the state that is restored by that.
+ */
+static int change_mapped(VirtIOMEM *vmem, const unsigned long *set, bool map,
+                         bool is_revert)
 {
     const unsigned int nb = vmem->memslots.layout.nb_memslots;
     unsigned int i;
@@ -190,16 +194,17 @@ static int change_mapped(VirtIOMEM *vmem, const unsigned long *set, bool map)
             del_alias(vmem, i);
         }
     }
-    return memory_region_transaction_try_commit();
+    return is_revert ? memory_region_transaction_try_revert()
+                     : memory_region_transaction_try_commit();
 }
 
-static int change_one(VirtIOMEM *vmem, unsigned int i, bool map)
+static int change_one(VirtIOMEM *vmem, unsigned int i, bool map, bool is_revert)
 {
     const unsigned int nb = vmem->memslots.layout.nb_memslots;
     g_autofree unsigned long *one = bitmap_new(nb);
 
     set_bit(i, one);
-    return change_mapped(vmem, one, map);
+    return change_mapped(vmem, one, map, is_revert);
 }
 
 /*
@@ -211,17 +216,18 @@ static int change_one(VirtIOMEM *vmem, unsigned int i, bool map)
 static int change_or_revert(VirtIOMEM *vmem, const unsigned long *set, bool map)
 {
     const unsigned int nb = vmem->memslots.layout.nb_memslots;
-    int ret = change_mapped(vmem, set, map);
+    int ret = change_mapped(vmem, set, map, false);
     unsigned int i;
 
-    if (!ret || !change_mapped(vmem, set, !map)) {
+    if (!ret || !change_mapped(vmem, set, !map, true)) {
         return ret;
     }
     for (i = find_first_bit(set, nb); i < nb;
          i = find_next_bit(set, nb, i + 1)) {
-        if (change_one(vmem, i, map) && change_one(vmem, i, !map) && map) {
+        if (change_one(vmem, i, map, false) &&
+            change_one(vmem, i, !map, true) && map) {
             /* One address space has it, another has not: it can still go. */
-            change_one(vmem, i, true);
+            change_one(vmem, i, true, true);
         }
     }
     return ret;

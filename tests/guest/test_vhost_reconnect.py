@@ -4,7 +4,7 @@
 Whatever a backend does, the next one that is good serves the device.
 """
 
-from config import GIB
+from config import GIB, MACHINES
 from memslots import memslots
 from vhostkinds import KINDS
 from vhostuser import (ADD_MEM_REG, CLOSE, CLOSE_BEFORE, GET_FEATURES,
@@ -16,6 +16,9 @@ from vhostuser import (ADD_MEM_REG, CLOSE, CLOSE_BEFORE, GET_FEATURES,
 from vhostusertest import VhostUserTest, small
 from waiting import FACTOR, wait_for
 
+DISK = KINDS[0]
+# Where something can be plugged while it runs.
+PC = ['-machine', MACHINES['pc']]
 RECONNECTING = [kind for kind in KINDS if kind.reconnects]
 OTHERS = [kind for kind in KINDS if not kind.reconnects]
 # In the order in which they come.
@@ -47,7 +50,7 @@ class VhostUserReconnect(VhostUserTest):
         self.check_table(vm, backend)
 
     def check_log(self, vm):
-        self.assertLess(len(vm.stderr().splitlines()), MOST_LINES)
+        self.assertLess(len(vm.stderr().splitlines()), MOST_LINES, vm.stderr())
 
     def wait_connections(self, vm, backend, count):
         wait_for('connections', lambda: (
@@ -144,12 +147,31 @@ class VhostUserReconnect(VhostUserTest):
                 self.check_memslots_follow(vm, backend, memory)
                 vm.stop()
 
+    def test_limit_while_away(self):
+        """What a backend takes counts, whether or not it is there."""
+        backend = self.backend(slots=16, connects=True)
+        vm = self.start([*PC, *DISK.arguments(backend)], [], space=8 * GIB)
+        backend.fault = lambda request, number: CLOSE_BEFORE
+        backend.disconnect()
+        self.wait_connections(vm, backend, 3)
+        device = small(size=8 * GIB)
+        vm.qmp.command('object-add', qom_type=device.backend,
+                       **device.backend_arguments())
+        vm.qmp.command('device_add', **device.device_arguments())
+        self.assertEqual(memslots(vm), (1, 0))
+        self.assertIn("gets one memory slot instead of 8: vhost-user backend"
+                      " 'disk-backend' has only 16 memory slots", vm.stderr())
+        backend.fault = lambda request, number: None
+        after = backend.connections - 1
+        DISK.start(vm)
+        self.wait_served(vm, backend, DISK, after)
+
     def test_gone_for_good(self):
         """Devices that do not reconnect: dead, and nobody else is harmed."""
         for kind in OTHERS:
             for started in (True, False):
                 with self.subTest(kind=kind.name, started=started):
-                    vm, backend = self.start_kind(kind)
+                    vm, backend = self.start_kind(kind, connects=True)
                     driver, base = self.drive(vm)
                     if started:
                         kind.start(vm)

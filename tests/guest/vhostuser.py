@@ -7,6 +7,7 @@ complaint.  It serves no queue.
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -38,7 +39,7 @@ BLK_PROTOCOL = NET_PROTOCOL | CONFIG
 # CLOSE do what they are told, but for REFUSE.
 REFUSE, LATE, TWICE, WRONG_REQUEST, WRONG_SIZE, WRONG_FLAGS = (
     'refuse', 'late', 'twice', 'wrong request', 'wrong size', 'wrong flags')
-CLOSE, CLOSE_BEFORE, HANG = 'close', 'close before', 'hang'
+CLOSE, CLOSE_BEFORE, HANG, DEAF = 'close', 'close before', 'hang', 'deaf'
 
 # What a backend takes that cannot say how many it takes.
 BASELINE_SLOTS = 8
@@ -194,7 +195,7 @@ class Backend:
             self.messages.append((request, size))
             fault = self.fault(request, self.connections)
             reply = None
-            if fault not in (CLOSE_BEFORE, HANG):
+            if fault not in (CLOSE_BEFORE, HANG, DEAF):
                 reply = self._answer(request, flags, payload, fds,
                                      fault == REFUSE)
             for fd in fds:
@@ -206,6 +207,11 @@ class Backend:
                 # Until the other side gives up.
                 while sock.recv(4096):
                     pass
+                return
+            if fault == DEAF:
+                watch = select.poll()
+                watch.register(sock, 0)
+                watch.poll()
                 return
             if reply is not None:
                 self._reply(sock, request, reply, fault)

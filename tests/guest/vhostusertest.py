@@ -78,12 +78,14 @@ class VhostUserTest(GuestTest):
 
     def setUp(self):
         self.directory = Path(tempfile.mkdtemp(prefix='vhost-user-'))
+        self.backends = 0
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
 
     def backend(self, **options):
         """One that is scripted; nothing may be wrong with what it gets."""
-        options.setdefault('path', self.directory / (
-            f'backend{len(os.listdir(self.directory))}'))
+        self.backends += 1
+        options.setdefault('path',
+                           self.directory / f'backend{self.backends}')
         backend = Backend(**options)
         self.addCleanup(lambda: self.assertEqual(backend.complaints, []))
         self.addCleanup(backend.close)

@@ -278,6 +278,11 @@ void memory_region_transaction_begin(void)
     depth++;
 }
 
+int memory_region_transaction_try_revert(void)
+{
+    return memory_region_transaction_try_commit();
+}
+
 int memory_region_transaction_try_commit(void)
 {
     FakeHost *h = &fake_host;

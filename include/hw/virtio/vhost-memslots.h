@@ -51,18 +51,33 @@ bool vhost_memslots_refuse(struct vhost_dev *hdev,
                            const MemoryRegionSection *section);
 
 /**
- * vhost_memslots_refuse_new - report that a backend did not take a table
+ * vhost_memslots_refuse_unknown - keep a section from a backend that is full
+ * @hdev: the device
+ * @section: that the transaction leaves as it is, vhost_section()
+ *
+ * Called for each such section. One that was refused, and is mapped
+ * nevertheless because the way back was refused by somebody else, is not among
+ * those that the backend has: it stays outside until there is room for it.
+ *
+ * Returns: true if the section must not be added.
+ */
+bool vhost_memslots_refuse_unknown(struct vhost_dev *hdev,
+                                   const MemoryRegionSection *section);
+
+/**
+ * vhost_memslots_refuse_any - report that a backend did not take a table
  * @hdev: the device, its sections those of the table
  * @old: the sections before
  * @nb_old: how many
- * @err: what setting the table returned, a negative errno
+ * @err: what setting the table returned, a negative errno; -ENOTCONN: the
+ *       backend has gone
  *
  * Called when a transaction is committed.
  *
- * Returns: true if there is a new section for which the transaction will be
- * reverted.
+ * Returns: true if there is a section, new or gone, for which the transaction
+ * will be reverted.
  */
-bool vhost_memslots_refuse_new(const struct vhost_dev *hdev,
+bool vhost_memslots_refuse_any(const struct vhost_dev *hdev,
                                const MemoryRegionSection *old,
                                unsigned int nb_old, int err);
 
