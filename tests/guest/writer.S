@@ -18,6 +18,11 @@
 #define TABLES          0x200000
 #define NB_GIB          32
 
+/* Arctangents ahead of each store. */
+#ifndef BEFORE_STORE
+#define BEFORE_STORE    0
+#endif
+
 #define CODE64          0x08
 #define DATA            0x10
 #define CODE32          0x18
@@ -107,7 +112,18 @@ next:
         mov     %rbx, %rax
         shr     $24, %rax
         and     $511, %eax
-        mov     %rbx, (%rdi, %rax, 8)
+        /*
+         * TCG leaves a translated block only where it ends. With so much ahead
+         * of a store, it goes by what the processor knew when it began.
+         */
+        mov     %rax, %r10
+        .rept   BEFORE_STORE
+        fldpi
+        fld1
+        fpatan
+        fstp    %st(0)
+        .endr
+        mov     %rbx, (%rdi, %r10, 8)
         incq    NB_STORES
         jmp     next
 

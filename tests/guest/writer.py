@@ -17,19 +17,24 @@ NB_PAGES, NB_STORES, PAGES = 0x400000, 0x400008, 0x500000
 FREE = 48 << 20
 
 
-def make_firmware(directory):
+def make_firmware(directory, before_store=0):
     """The path of the image, made in a directory."""
     return compile_source(
         SOURCE, directory, '.bin', '-m32', '-nostdlib', '-static',
+        f'-DBEFORE_STORE={before_store}',
         '-Wl,-Ttext=0xf0000,--oformat=binary,--build-id=none')
 
 
 class WriterVM(QtestVM):
     """Writes once it is told where, and until it is stopped."""
 
+    # Instructions that take their time ahead of each store, by four.
+    before_store = 0
+
     def start(self):
         self.machine = self.machine.changed(extra=[
-            *self.machine.extra, '-bios', str(make_firmware(self.directory))])
+            *self.machine.extra, '-bios', str(
+                make_firmware(self.directory, self.before_store))])
         return super().start()
 
     def write_to(self, pages):
