@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rings whose size, or kind, is another one after the device has them."""
+"""Rings whose size or kind changes after the device has them.
+
+And packed rings, that few drivers use, of a device that is broken.
+"""
+
+import struct
 
 from config import GIB, MIB
 from guesttest import GuestTest, Settings
@@ -7,9 +12,13 @@ from qtestvm import Machine, QtestVM
 from vhostdrivers import IN, SECTOR, VirtioBlk
 from virtiopci import (ACKNOWLEDGE, DRIVER, DRIVER_FEATURE,
                        DRIVER_FEATURE_SELECT, DRIVER_OK, FEATURES_OK,
-                       QUEUE_ENABLE, QUEUE_SIZE, VERSION_1)
+                       DESC_WRITE, NEEDS_RESET, QUEUE_ENABLE, QUEUE_SIZE,
+                       VERSION_1)
+from waiting import wait_for
 
 EVENT_INDEX, PACKED = 1 << 29, 1 << 34
+# 2.8.1: a descriptor that is available in the first round.
+PACKED_DESCRIPTOR, PACKED_AVAILABLE = struct.Struct('<QIHH'), 1 << 7
 SMALL, LARGE = 8, 128
 # Of the last part of a page, so that much behind it would be noticed.
 BUFFER = 64 * MIB
@@ -96,3 +105,19 @@ class RingSize(GuestTest):
                         driver.status = ACKNOWLEDGE | DRIVER | DRIVER_OK
                         self.use_all(vm, driver, LARGE)
                         self.check_works(vm, driver)
+
+    def test_packed_and_broken(self):
+        """A request that breaks the device is not asked for again."""
+        for options in ((), ('-object', 'iothread,id=io')):
+            vm, driver = self.start(*options)
+            self.prepare(driver, VERSION_1 | PACKED, LARGE)
+            driver.status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
+            # Of no size.
+            vm.qtest.put(driver.queues[0].start, PACKED_DESCRIPTOR.pack(
+                BUFFER, 0, 0, DESC_WRITE | PACKED_AVAILABLE))
+            driver.queues[0].kick()
+            wait_for('the device to be broken', lambda: (
+                driver.status & NEEDS_RESET, driver.status))
+            vm.qmp.command('query-status')
+            self.check_works(vm, driver)
+            vm.stop()
