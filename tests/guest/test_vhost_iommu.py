@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from backends import disk
 from config import GIB, MIB
+from migration import UNLIMITED, set_bandwidth, wait_status
+from pciaccess import BASE_ADDRESS, find
 from vhostiommu import F_IOMMU_PLATFORM, Iommu, IommuBackend
 from vhostrings import KINDS, Rings
 from vhostringstest import VhostRingsTest
@@ -18,6 +20,8 @@ from waiting import wait_for
 
 # Not aligned to a page of the IOMMU: a boundary of memslots is in the middle.
 WHERE = 0x110000000
+# Beyond boot memory, a page of the IOMMU.
+FRAMEBUFFER = 0x80000000
 # Pages of the guest's choice.
 LOW, HIGH, NOTHING = 0, 64 * GIB, 65 * GIB
 
@@ -32,7 +36,7 @@ class VhostIommu(VhostRingsTest):
         options = disk('it', self.server)
         options[-1] += ',iommu_platform=on'
         self.vm = self.start(
-            ['-device', 'intel-iommu', *options], [small(size=4 * GIB, memaddr=WHERE)], space=8 * GIB)
+            ['-device', 'intel-iommu', *options, '-device', 'VGA'], [small(size=4 * GIB, memaddr=WHERE)], space=8 * GIB)
         self.driver, base = self.drive(self.vm)
         self.assertEqual(base, WHERE)
         self.rings = Rings(self.vm)
@@ -115,3 +119,20 @@ class VhostIommu(VhostRingsTest):
         self.assertEqual(iova, 0)
         self.assertGreater(size, HIGH + GIB)
         self.assert_leads_to(HIGH, 5 * GIB)
+
+    def test_log(self):
+        """A used ring in memory that no backend has, in a migration."""
+        display, = find(self.vm.qtest, 0x1234, 0x1111)
+        display.write(4, BASE_ADDRESS, FRAMEBUFFER)
+        display.enable()
+        self.begin()
+        iommu = Iommu(self.vm)
+        iommu.map(LOW, 0)
+        iommu.map(HIGH, FRAMEBUFFER)
+        self.rings.begin(q0={QUEUE_DEVICE: HIGH + MIB})
+        wait_for('the start', lambda: (self.server.served() == [0],
+                                       self.server.served()))
+        set_bandwidth(self.vm, UNLIMITED)
+        self.vm.qmp.command('migrate', uri='exec:cat > /dev/null')
+        wait_status(self.vm, 'completed')
+        self.vm.check_alive()
