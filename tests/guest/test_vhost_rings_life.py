@@ -130,7 +130,8 @@ class VhostRingsBroken(VhostRingsTest):
         for incoming in ([], ['-incoming', 'defer']):
             backends.append(self.backend(kind))
             vms.append(self.start([*kind.command_line('it', backends[-1]),
-                                   *incoming], [small()]))
+                                   *incoming], [small()],
+                                  memory=128 * MIB))
         return *vms, *backends
 
     def move(self, source, destination):

@@ -104,13 +104,14 @@ class VhostUserTest(GuestTest):
         self.addCleanup(daemon.stop)
         return daemon.start()
 
-    def start(self, extra=(), devices=(), accel='qtest', space=0):
+    def start(self, extra=(), devices=(), accel='qtest', space=0, memory=GIB):
         """A VM that runs, where the accelerator lets it."""
         space = space or sum(device.size for device in devices)
         machine = Machine(accel=accel, running=accel == 'qtest',
-                          max_memory=GIB + space, devices=list(devices),
-                          extra=[*([] if '-numa' in extra else shared_boot()),
-                                 *extra])
+                          memory=memory, max_memory=memory + space,
+                          devices=list(devices),
+                          extra=[*([] if '-numa' in extra
+                                   else shared_boot(memory)), *extra])
         if accel == 'qtest':
             machine.extra += ['-cpu', machine.cpu]
         vm = QtestVM(Settings.binary, machine, f'qtest{len(self.vms)}')
