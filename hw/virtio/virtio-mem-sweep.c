@@ -32,13 +32,13 @@
 /* No step begins later in a slice than this. */
 #define SLICE_NS (300 * SCALE_US)
 /* Between slices the BQL is free for others. */
-#define PAUSE_NS (250 * SCALE_US)
+#define PAUSE_NS (100 * SCALE_US)
 
 /*
  * How much the host can free within half a millisecond or so, if all of it is
- * populated with small pages: of a file, and of private memory.
+ * populated with small pages: of shared memory, and of private memory.
  */
-#define FILE_STEP (2 * MiB)
+#define SHARED_STEP (2 * MiB)
 #define PRIVATE_STEP (8 * MiB)
 /* Nobody but I/O that is late populates what is not mapped. */
 #define UNREACHABLE_STEP (128 * MiB)
@@ -50,8 +50,9 @@
  * @vmem: the device
  * @timer: for the next slice; not pending when there is nothing to do
  * @pop: what the host knows of its memory
+ * @step: how much may be discarded in one call, in bytes
  * @search: the host finds what is populated
- * @huge: that are huge pages
+ * @blind: it does not, and there may be very many pages
  * @pace: when to do what
  * @changes: of all devices, when the last pass began
  * @running: within a pass, of which the following is the state
@@ -68,8 +69,9 @@ struct VirtIOMEMSweep {
     VirtIOMEM *vmem;
     QEMUTimer *timer;
     VirtIOMEMPopulated pop;
+    uint64_t step;
     bool search;
-    bool huge;
+    bool blind;
     VirtIOMEMPace pace;
     unsigned int changes;
     bool running;
@@ -109,17 +111,10 @@ static bool skip_hole(VirtIOMEMSweep *sweep, uint64_t *size)
 /* At most how many bytes go in one step, wherever that is. */
 static uint64_t longest_step(const VirtIOMEMSweep *sweep)
 {
-    if (sweep->huge) {
-        return HUGE_PAGES_STEP * sweep->pop.page_size;
+    if (sweep->blind && sweep->stride == VIRTIO_MEM_PACE_LEAP) {
+        return UINT64_MAX;
     }
-    if (virtio_mem_populated_is_exact(&sweep->pop)) {
-        return FILE_STEP;
-    }
-    if (sweep->search) {
-        return PRIVATE_STEP;
-    }
-    return sweep->stride == VIRTIO_MEM_PACE_LEAP ? UINT64_MAX
-                                                 : UNREACHABLE_STEP;
+    return sweep->blind ? UNREACHABLE_STEP : sweep->step;
 }
 
 /* At most how many bytes from the cursor on go in one step. */
@@ -130,7 +125,7 @@ static uint64_t step_size(const VirtIOMEMSweep *sweep)
 
     if (step == UNREACHABLE_STEP &&
         virtio_mem_memslots_reachable(sweep->vmem, sweep->cursor, &slot)) {
-        step = PRIVATE_STEP;
+        step = sweep->step;
     }
     /* To the next border, so that no large page is cut into pieces. */
     return MIN(slot, step - sweep->cursor % step);
@@ -174,7 +169,7 @@ static bool begin_pass(VirtIOMEMSweep *sweep)
     }
     sweep->held = virtio_mem_populated_size(&sweep->pop);
     sweep->stride = virtio_mem_pace_begin(&sweep->pace, get_clock(),
-                                          sweep->held, PRIVATE_STEP);
+                                          sweep->held, sweep->step);
     sweep->cursor = 0;
     sweep->found = 0;
     sweep->cost = 0;
@@ -297,6 +292,7 @@ uint64_t virtio_mem_sweep_reclaimed(const VirtIOMEM *vmem)
 
 void virtio_mem_sweep_init(VirtIOMEM *vmem)
 {
+    RAMBlock *rb = vmem->memdev->mr.ram_block;
     VirtIOMEMSweep *sweep;
 
     /* A replay would have to do it at the same points in time. */
@@ -308,7 +304,12 @@ void virtio_mem_sweep_init(VirtIOMEM *vmem)
     sweep->vmem = vmem;
     virtio_mem_populated_open(&sweep->pop, &vmem->memdev->mr);
     sweep->search = virtio_mem_populated_can_search(&sweep->pop);
-    sweep->huge = sweep->pop.page_size > qemu_real_host_page_size();
+    if (sweep->pop.page_size > qemu_real_host_page_size()) {
+        sweep->step = HUGE_PAGES_STEP * sweep->pop.page_size;
+    } else {
+        sweep->step = qemu_ram_is_shared(rb) ? SHARED_STEP : PRIVATE_STEP;
+        sweep->blind = !sweep->search;
+    }
     sweep->timer = timer_new_ns(QEMU_CLOCK_REALTIME, next_slice, sweep);
     vmem->sweep = sweep;
     virtio_mem_sweep_wake(vmem);

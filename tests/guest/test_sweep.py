@@ -257,6 +257,7 @@ class SweepGuest(SweepTest):
         vm, driver = self.start(device, accel, WriterVM)
         base = driver.config().address
         mine = [base + offset for offset in range(0, PLUGGED, MIB)]
+        self.fill(vm, base, PLUGGED, 0xaa)
         vm.write_to(mine + [base + PLUGGED + n * 4096
                             for n in range(0, 100000, 37)])
         for _ in range(3):
@@ -265,7 +266,7 @@ class SweepGuest(SweepTest):
         # Its own is not taken from it while it goes on.
         stores = vm.stores()
         wait_for('the guest to go on', lambda: (
-            vm.stores() > stores + 10000, ''))
+            vm.stores() > stores + 1000, ''))
         vm.write_to([])
         memory = memory(vm)
         self.wait_used(memory, PLUGGED + BLOCK)
