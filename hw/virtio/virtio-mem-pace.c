@@ -27,9 +27,8 @@ void virtio_mem_pace_forget(VirtIOMEMPace *pace)
     pace->known = false;
 }
 
-VirtIOMEMPaceStride virtio_mem_pace_begin(const VirtIOMEMPace *pace,
-                                          int64_t now, uint64_t held,
-                                          uint64_t at_once)
+static VirtIOMEMPaceStride choose_stride(const VirtIOMEMPace *pace, int64_t now,
+                                         uint64_t held, uint64_t at_once)
 {
     const uint64_t growth = held > pace->baseline ? held - pace->baseline : 0;
 
@@ -41,6 +40,13 @@ VirtIOMEMPaceStride virtio_mem_pace_begin(const VirtIOMEMPace *pace,
         return VIRTIO_MEM_PACE_SKIP;
     }
     return growth <= at_once ? VIRTIO_MEM_PACE_LEAP : VIRTIO_MEM_PACE_WALK;
+}
+
+VirtIOMEMPaceStride virtio_mem_pace_begin(VirtIOMEMPace *pace, int64_t now,
+                                          uint64_t held, uint64_t at_once)
+{
+    pace->stride = choose_stride(pace, now, held, at_once);
+    return pace->stride;
 }
 
 bool virtio_mem_pace_end(VirtIOMEMPace *pace, int64_t now, int64_t cost,
@@ -57,7 +63,9 @@ bool virtio_mem_pace_end(VirtIOMEMPace *pace, int64_t now, int64_t cost,
          */
         pace->known = !failed;
         pace->baseline = held;
-        pace->cost = cost;
+        if (pace->stride == VIRTIO_MEM_PACE_LEAP) {
+            pace->cost = cost;
+        }
         return false;
     }
 

@@ -56,7 +56,6 @@
  * @pace: when to do what
  * @changes: of all devices, when the last pass began
  * @running: within a pass, of which the following is the state
- * @stride: how to go through it
  * @cursor: next byte to look at, relative to the region
  * @held: host memory at the beginning, in bytes
  * @found: what was given back so far, in bytes
@@ -75,7 +74,6 @@ struct VirtIOMEMSweep {
     VirtIOMEMPace pace;
     unsigned int changes;
     bool running;
-    VirtIOMEMPaceStride stride;
     uint64_t cursor;
     uint64_t held;
     uint64_t found;
@@ -111,7 +109,7 @@ static bool skip_hole(VirtIOMEMSweep *sweep, uint64_t *size)
 /* At most how many bytes go in one step, wherever that is. */
 static uint64_t longest_step(const VirtIOMEMSweep *sweep)
 {
-    if (sweep->blind && sweep->stride == VIRTIO_MEM_PACE_LEAP) {
+    if (sweep->blind && sweep->pace.stride == VIRTIO_MEM_PACE_LEAP) {
         return UINT64_MAX;
     }
     return sweep->blind ? UNREACHABLE_STEP : sweep->step;
@@ -168,13 +166,13 @@ static bool begin_pass(VirtIOMEMSweep *sweep)
         virtio_mem_pace_forget(&sweep->pace);
     }
     sweep->held = virtio_mem_populated_size(&sweep->pop);
-    sweep->stride = virtio_mem_pace_begin(&sweep->pace, get_clock(),
-                                          sweep->held, sweep->step);
+    sweep->running = virtio_mem_pace_begin(&sweep->pace, get_clock(),
+                                           sweep->held, sweep->step) !=
+                     VIRTIO_MEM_PACE_SKIP;
     sweep->cursor = 0;
     sweep->found = 0;
     sweep->cost = 0;
     sweep->failed = false;
-    sweep->running = sweep->stride != VIRTIO_MEM_PACE_SKIP;
     return sweep->running;
 }
 

@@ -29,7 +29,8 @@ typedef enum VirtIOMEMPaceStride {
  *            bytes
  * @found: the last pass found something
  * @failed: the host refused to free something in the last pass
- * @cost: time that a pass takes when there is nothing to find, in ns
+ * @stride: of the pass that began last
+ * @cost: time that the last pass took that leapt and found nothing, in ns
  * @end: when the last pass was over, in ns
  * @first_found: when it was found for the first time without a long break, in
  *               ns
@@ -43,6 +44,7 @@ typedef struct VirtIOMEMPace {
     uint64_t baseline;
     bool found;
     bool failed;
+    VirtIOMEMPaceStride stride;
     int64_t cost;
     int64_t end;
     int64_t first_found;
@@ -68,10 +70,11 @@ void virtio_mem_pace_forget(VirtIOMEMPace *pace);
  * little to find. That does not hold when as much was freed elsewhere; so a
  * pass is never skipped for long: as long as all passes together take a
  * thousandth of the time.
+ *
+ * Returns: also @stride of @pace.
  */
-VirtIOMEMPaceStride virtio_mem_pace_begin(const VirtIOMEMPace *pace,
-                                          int64_t now, uint64_t held,
-                                          uint64_t at_once);
+VirtIOMEMPaceStride virtio_mem_pace_begin(VirtIOMEMPace *pace, int64_t now,
+                                          uint64_t held, uint64_t at_once);
 
 /**
  * virtio_mem_pace_end - a pass is complete
