@@ -317,6 +317,7 @@ void virtio_mem_sweep_cleanup(VirtIOMEM *vmem)
 {
     VirtIOMEMSweep *sweep = vmem->sweep;
 
+    changes++;
     if (sweep) {
         timer_free(sweep->timer);
         virtio_mem_populated_close(&sweep->pop);

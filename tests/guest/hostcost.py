@@ -32,6 +32,12 @@ def vmalloc_used():
     return int(re.search(r'VmallocUsed:\s+(\d+)', text).group(1)) << 10
 
 
+def processor_seconds(vm):
+    """What all threads of a process have taken of the processors so far."""
+    return sum(int((task / 'schedstat').read_text().split()[0])
+               for task in Path(f'/proc/{vm.pid}/task').iterdir()) / 1e9
+
+
 def settled_vmalloc_used():
     """The same once it has stopped to change, or after SETTLE_LIMIT."""
     deadline = time.monotonic() + SETTLE_LIMIT
