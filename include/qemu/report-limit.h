@@ -16,7 +16,7 @@
 #define REPORT_LIMIT_PERIOD_NS (3600 * INT64_C(1000000000))
 
 /**
- * typedef ReportLimit - what was printed of one kind of message
+ * typedef ReportLimit - how much was printed of some kind of messages
  * @lock: protects the members; held for a few instructions
  * @full_at: when all of the burst may be printed again, in nanoseconds of any
  *           monotonic clock
@@ -24,10 +24,10 @@
  * @nb_hidden: how many messages were not printed since the last that was
  *
  * Whatever a guest or a backend can make QEMU say without an end is limited,
- * so that it cannot fill the host's log. A limit belongs to a place in the
- * code (the macros below bring one), or to a place and a device, as a member
- * of the device's state. All zeros is a limit from which nothing was taken; it
- * needs neither initialization nor clean-up.
+ * so that it cannot fill the host's log. A limit belongs to a source file (the
+ * macros below bring one), or to whatever has it as a member. All zeros is a
+ * limit from which nothing was taken; it needs neither initialization nor
+ * clean-up.
  */
 typedef struct ReportLimit {
     QemuSpin lock;
@@ -112,32 +112,23 @@ bool report_limit_error_err(ReportLimit *limit, Error *err);
 bool report_limit_warn_err(ReportLimit *limit, Error *err);
 
 /*
- * The same with a limit for the place in the code, whatever the device. Use
- * them like error_report(), warn_report(), error_report_err() and
- * warn_report_err().
+ * The same with a limit for the source file. What goes wrong once makes other
+ * things go wrong, and who wants to fill a log tries all ways there are; so a
+ * limit for each message would be none. Use them like error_report(),
+ * warn_report(), error_report_err() and warn_report_err().
  */
+static ReportLimit report_limit_of_file G_GNUC_UNUSED;
+
 #define error_report_limited(...)                               \
-    ({                                                          \
-        static ReportLimit report_limit_;                       \
-        report_limit_error(&report_limit_, __VA_ARGS__);        \
-    })
+    report_limit_error(&report_limit_of_file, __VA_ARGS__)
 
 #define warn_report_limited(...)                                \
-    ({                                                          \
-        static ReportLimit report_limit_;                       \
-        report_limit_warn(&report_limit_, __VA_ARGS__);         \
-    })
+    report_limit_warn(&report_limit_of_file, __VA_ARGS__)
 
 #define error_report_err_limited(err)                           \
-    ({                                                          \
-        static ReportLimit report_limit_;                       \
-        report_limit_error_err(&report_limit_, err);            \
-    })
+    report_limit_error_err(&report_limit_of_file, err)
 
 #define warn_report_err_limited(err)                            \
-    ({                                                          \
-        static ReportLimit report_limit_;                       \
-        report_limit_warn_err(&report_limit_, err);             \
-    })
+    report_limit_warn_err(&report_limit_of_file, err)
 
 #endif /* QEMU_REPORT_LIMIT_H */

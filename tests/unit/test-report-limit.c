@@ -116,43 +116,49 @@ static void test_threads(void)
                      ARRAY_SIZE(talkers) * MANY - REPORT_LIMIT_BURST);
 }
 
-static bool say(int kind)
+static bool say(ReportLimit *limit, int kind)
 {
     Error *err = NULL;
 
     switch (kind) {
     case 0:
-        return error_report_limited("plain");
+        return report_limit_error(limit, "plain");
     case 1:
-        return warn_report_limited("number %d", kind);
+        return report_limit_warn(limit, "number %d", kind);
     default:
         error_setg(&err, "of an Error");
         error_append_hint(&err, "Hint\n");
-        return kind == 2 ? error_report_err_limited(err) :
-                           warn_report_err_limited(err);
+        return kind == 2 ? report_limit_error_err(limit, err) :
+                           report_limit_warn_err(limit, err);
     }
 }
 
-/* Each place has a limit of its own; an Error is freed either way. */
-static void test_places(void)
+/* All kinds of messages count; an Error is freed either way. */
+static void test_kinds(void)
 {
-    int kind, i;
+    ReportLimit limit = { 0 };
+    int i;
 
-    for (kind = 0; kind < 4; kind++) {
-        for (i = 0; i < MANY; i++) {
-            g_assert_cmpint(say(kind), ==, i < REPORT_LIMIT_BURST);
-        }
+    for (i = 0; i < MANY; i++) {
+        g_assert_cmpint(say(&limit, i % 4), ==, i < REPORT_LIMIT_BURST);
     }
 }
 
-static void say_all(void)
+/* The limit of the file: whatever is said, and wherever. */
+static void test_file(void)
 {
-    int kind, i;
+    Error *err = NULL;
+    int i;
 
-    for (kind = 0; kind < 4; kind++) {
-        for (i = 0; i < MANY; i++) {
-            say(kind);
-        }
+    g_assert_true(error_report_limited("one"));
+    g_assert_true(warn_report_limited("number %d", 2));
+    error_setg(&err, "three");
+    g_assert_true(error_report_err_limited(err));
+    for (i = 0; i < MANY; i++) {
+        g_assert_false(error_report_limited("four"));
+        err = NULL;
+        error_setg(&err, "five");
+        g_assert_false(warn_report_err_limited(err));
     }
 }
 
@@ -160,9 +166,16 @@ static void say_all(void)
 
 static void test_output(void)
 {
+    ReportLimit limits[4] = { 0 };
+    int kind, i;
+
     if (g_test_subprocess()) {
         unsetenv("QTEST_SILENT_ERRORS");
-        say_all();
+        for (kind = 0; kind < 4; kind++) {
+            for (i = 0; i < MANY; i++) {
+                say(&limits[kind], kind);
+            }
+        }
         return;
     }
     g_test_trap_subprocess(NULL, 0, 0);
@@ -183,7 +196,8 @@ int main(int argc, char **argv)
     g_test_add_func("/report-limit/quiet", test_quiet);
     g_test_add_func("/report-limit/overtaken", test_overtaken);
     g_test_add_func("/report-limit/threads", test_threads);
-    g_test_add_func("/report-limit/places", test_places);
+    g_test_add_func("/report-limit/kinds", test_kinds);
+    g_test_add_func("/report-limit/file", test_file);
     g_test_add_func("/report-limit/output", test_output);
     return g_test_run();
 }
