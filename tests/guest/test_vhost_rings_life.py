@@ -7,7 +7,8 @@ import struct
 from backends import disk
 from config import GIB, MIB
 from migration import begin, wait_status
-from pciaccess import BASE_ADDRESS, COMMAND, COMMAND_MASTER, find
+from pciaccess import (BASE_ADDRESS, COMMAND, COMMAND_MASTER, PciDevice,
+                       find)
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
 from vhostrings import KINDS, SLAVE_REQ, Rings
 from vhostringstest import EJECT_PORT, PC, VhostRingsTest
@@ -19,6 +20,8 @@ from virtiopci import (ACKNOWLEDGE, AVAILABLE, DESCRIPTORS, DRIVER, DRIVER_OK,
 from waiting import PATIENCE, wait_for
 
 PAGE = 4096
+# A register of a q35: 0x30 is RAM where the firmware is, 0 is PCI.
+ROM_AREA = 0x90
 # Of the vhost-user protocol.
 HOST_NOTIFIER, VRING_HOST_NOTIFIER = 1 << 11, 3
 # A disk of before virtio 1.0 (4.1.4.8), and where its ports go.
@@ -314,3 +317,21 @@ class VhostRingsOther(VhostRingsTest):
             driver.unplug_all()
             begin_at(QUEUES)
         io(0)
+
+    def test_paused(self):
+        """No request is lost when the region of a ring becomes another."""
+        daemon = self.daemon()
+        vm = self.start(disk('it', daemon), [small()])
+        blk, bridge = VirtioBlk(vm), PciDevice(vm.qtest, 0)
+        for number in range(50):
+            data = os.urandom(256 * SECTOR)
+            vm.qtest.put(2 * MIB, data)
+            blk.start_request(OUT, 0, [(2 * MIB, len(data))])
+            bridge.write(1, ROM_AREA, 0x00 if number % 2 else 0x30)
+            blk.finish_request()
+            blk.start_request(IN, 0, [(4 * MIB, len(data))])
+            bridge.write(1, ROM_AREA, 0x30 if number % 2 else 0x00)
+            blk.finish_request()
+            self.assertEqual(vm.qtest.get(4 * MIB, len(data)), data)
+        self.assertEqual(vm.stderr(), '')
+        daemon.check_alive()
