@@ -60,6 +60,7 @@
  * @held: host memory at the beginning, in bytes
  * @found: what was given back so far, in bytes
  * @cost: of all slices so far, in ns
+ * @hit: something was given back, if it was searched for
  * @failed: the host refused
  * @reclaimed: what all complete passes found, in bytes
  * @warned: the user knows what the guest does
@@ -78,6 +79,7 @@ struct VirtIOMEMSweep {
     uint64_t held;
     uint64_t found;
     int64_t cost;
+    bool hit;
     bool failed;
     uint64_t reclaimed;
     bool warned;
@@ -145,6 +147,8 @@ static bool take_step(VirtIOMEMSweep *sweep)
         if (ram_block_discard_range(vmem->memdev->mr.ram_block, sweep->cursor,
                                     size)) {
             sweep->failed = true;
+        } else {
+            sweep->hit = true;
         }
         sweep->cursor += size;
     }
@@ -172,6 +176,7 @@ static bool begin_pass(VirtIOMEMSweep *sweep)
     sweep->cursor = 0;
     sweep->found = 0;
     sweep->cost = 0;
+    sweep->hit = false;
     sweep->failed = false;
     return sweep->running;
 }
@@ -193,20 +198,31 @@ static void warn_persistent(VirtIOMEMSweep *sweep)
     }
 }
 
+/*
+ * A file says by its blocks what was given back, and a search in page tables
+ * finds no page in vain. Otherwise it is the process that holds less, which may
+ * have freed a little elsewhere, in other threads.
+ */
+static bool has_found(const VirtIOMEMSweep *sweep)
+{
+    if (virtio_mem_populated_is_exact(&sweep->pop)) {
+        return sweep->found;
+    }
+    return sweep->search ? sweep->hit : sweep->found >= VIRTIO_MEM_PACE_NOISE;
+}
+
 static void end_pass(VirtIOMEMSweep *sweep)
 {
+    const bool found = has_found(sweep);
     bool persistent;
 
-    /* The process may have freed a little elsewhere, in other threads. */
-    if (!virtio_mem_populated_is_exact(&sweep->pop) &&
-        sweep->found < VIRTIO_MEM_PACE_NOISE) {
+    if (!found) {
         sweep->found = 0;
     }
     sweep->running = false;
     sweep->reclaimed += sweep->found;
     persistent = virtio_mem_pace_end(&sweep->pace, get_clock(), sweep->cost,
-                                     sweep->held, sweep->found > 0,
-                                     sweep->failed);
+                                     sweep->held, found, sweep->failed);
     trace_virtio_mem_sweep(
         qemu_ram_get_idstr(sweep->vmem->memdev->mr.ram_block), sweep->found,
         sweep->reclaimed, sweep->cost, sweep->failed);
