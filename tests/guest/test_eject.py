@@ -15,6 +15,7 @@ from qtestvm import Machine, QtestVM
 from snapshot import background_obstacle
 from virtiomem import VirtioMem
 from waiting import wait_for
+from writer import FREE
 
 BLOCK = 2 * MIB
 PLUGGED = 32
@@ -92,7 +93,7 @@ class Eject(GuestTest):
             self.skipTest(obstacle)
         source, destination = self.start(), self.start(True)
         slot = self.plug(source, blocks)
-        source.qtest.fill(MIB, 60 * MIB, 0x5a)
+        source.qtest.fill(FREE, 12 * MIB, 0x5a)
         for vm in (source, destination):
             enable(vm, 'postcopy-ram')
         source.qmp.command('migrate-set-parameters',
@@ -103,7 +104,7 @@ class Eject(GuestTest):
         wait_status(destination, 'postcopy-active')
         self.eject(destination, slot)
         # This is sent because it is asked for, and then it goes on.
-        for address in range(MIB, 60 * MIB, 10 * MIB):
+        for address in range(FREE, FREE + 12 * MIB, 2 * MIB):
             self.assertEqual(destination.qtest.read(1, address), 0x5a)
             if blocks:
                 break
@@ -121,7 +122,7 @@ class Eject(GuestTest):
     def test_postcopy_of_its_memory(self):
         """It comes, and finds no place: nobody ends for that."""
         source, destination = self.postcopy(PLUGGED)
-        wait_status(source, 'postcopy-paused', 'completed')
+        wait_status(destination, 'postcopy-paused', 'completed')
         for vm in (source, destination):
             vm.qmp.command('query-status')
 
@@ -135,7 +136,7 @@ class Eject(GuestTest):
             self.skipTest(f'no background snapshot here: {obstacle}')
         slot = self.plug(vm, blocks)
         # More than fits into what the connection buffers.
-        vm.qtest.fill(MIB, 60 * MIB, 0x5a)
+        vm.qtest.fill(FREE, 12 * MIB, 0x5a)
         sink = Sink(vm)
         self.addCleanup(sink.close)
         sink.receive(vm)
@@ -156,7 +157,7 @@ class Eject(GuestTest):
         vm.qmp.command('migrate_cancel')
         wait_status(vm, 'cancelled')
         # Nobody protects what was not saved any more.
-        vm.qtest.fill(MIB, 60 * MIB, 0xa5)
+        vm.qtest.fill(FREE, 12 * MIB, 0xa5)
         self.delete(vm)
         self.again(vm)
 
@@ -166,7 +167,7 @@ class Eject(GuestTest):
         vm.qmp.command('object-del', id='mem0')
         sink.fail()
         wait_status(vm, 'failed')
-        vm.qtest.fill(MIB, 60 * MIB, 0xa5)
+        vm.qtest.fill(FREE, 12 * MIB, 0xa5)
         wait_for('the memory to be given back',
                  lambda: (not self.has_memory(vm), 'still there'))
         self.again(vm)
