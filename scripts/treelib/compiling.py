@@ -39,7 +39,8 @@ TOOLS = ("qemu-img", "storage-daemon/qemu-storage-daemon",
 # What is ours, as far as it is there: not in each commit of the series.
 OURS = re.compile(
     r"tests/(bench/vu-lookup"
-    r"|unit/test-(virtio-mem|vfio|vhost|libvhost-user|memory|memslot|page)"
+    r"|unit/test-(virtio-mem|vfio|vhost|libvhost-user|memory|memslot|page"
+    r"|report)"
     r"[^/.]*"
     r"|qtest/virtio-mem-[^/.]*-test)")
 
