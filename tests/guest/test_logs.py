@@ -21,7 +21,8 @@ from vhostusertest import BLOCK, VhostUserTest, small
 from virtiomem import (MEMORY_DEVICE, PLUG, UNPLUG, UNPLUG_ALL,
                        UNPLUGGED_INACCESSIBLE, VirtioMem)
 from virtiopci import (DATA, DESC_NEXT, DESC_WRITE, DESCRIPTOR, DESCRIPTORS,
-                       DEVICE, QUEUE_DESC, VirtioPci)
+                       DEVICE, NEEDS_RESET, QUEUE_DESC, VirtioPci)
+from waiting import wait_for
 
 # Fewer than this for 10,000 actions.
 MOST_LINES = 20
@@ -141,6 +142,9 @@ class GuestLogs(GuestTest):
         vm.trace('report_limited')
         for _ in range(50):
             device.offer(*CHAINS['Looped descriptor'])
+            # A kick comes back before QEMU has looked into the ring.
+            wait_for('the device to break', lambda: (
+                device.status & NEEDS_RESET, device.status))
         traced = vm.log().count('report_limited Looped descriptor')
         self.assertEqual(traced + vm.stderr().count('Looped'), 50)
         self.assertGreater(traced, 40)
