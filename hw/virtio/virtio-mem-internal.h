@@ -462,7 +462,8 @@ void virtio_mem_migration_cleanup(VirtIOMEM *vmem);
  * during an incoming precopy the memory that arrives would be thrown away.
  *
  * Returns: true from the set-up of a migration (or background snapshot) until
- * it ended, failed or was cancelled, and while one comes in.
+ * it ended, failed or was cancelled and the VM's state says so, and while one
+ * comes in.
  */
 bool virtio_mem_migration_busy(void);
 

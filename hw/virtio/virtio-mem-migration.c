@@ -29,8 +29,10 @@ bool virtio_mem_migration_shares_memory(const VirtIOMEM *vmem)
 
 bool virtio_mem_migration_busy(void)
 {
+    /* A migration is idle some time before the VM is known to have left. */
     return !migration_is_idle() || migration_in_incoming_postcopy() ||
-           runstate_check(RUN_STATE_INMIGRATE);
+           runstate_check(RUN_STATE_INMIGRATE) ||
+           runstate_check(RUN_STATE_FINISH_MIGRATE);
 }
 
 static void pay_kick(VirtIOMEM *vmem)

@@ -24,6 +24,7 @@
 #include "exec/cpu-common.h"
 #include "standard-headers/linux/virtio_mem.h"
 #include "sysemu/replay.h"
+#include "sysemu/runstate.h"
 #include "hw/virtio/virtio-mem-pace.h"
 #include "virtio-mem-internal.h"
 #include "virtio-mem-populated.h"
@@ -326,7 +327,14 @@ void virtio_mem_sweep_init(VirtIOMEM *vmem)
     }
     sweep->timer = timer_new_ns(QEMU_CLOCK_REALTIME, next_slice, sweep);
     vmem->sweep = sweep;
-    virtio_mem_sweep_wake(vmem);
+    /*
+     * Or else when the VM runs for the first time. Nobody has used the memory
+     * until then; unless it is shared with a source of a migration, where the
+     * guest may yet have to go on.
+     */
+    if (runstate_is_running()) {
+        virtio_mem_sweep_wake(vmem);
+    }
 }
 
 void virtio_mem_sweep_cleanup(VirtIOMEM *vmem)

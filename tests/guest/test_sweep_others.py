@@ -130,16 +130,43 @@ class SweepMigration(SweepTest):
         self.fill(vm, driver.config().address, PLUGGED, 0xaa)
         self.check_waits(vm, driver)
 
-    def test_shared_file(self):
+    def start_shared(self):
         """x-ignore-shared: one file, and two who could sweep it."""
         path = memory_directory(self) / 'memory'
         device = self.device('file', share=True, mem_path=path)
         source, driver = self.start(device)
-        base = driver.config().address
-        self.fill(source, base, PLUGGED, 0xaa)
+        self.fill(source, driver.config().address, PLUGGED, 0xaa)
         destination = self.start_incoming(device)
         for vm in (source, destination):
             enable(vm, 'x-ignore-shared')
+        return path, source, driver, destination
+
+    def test_shared_file_taken_back(self):
+        """The destination is ready, but the guest goes on at the source."""
+        _, source, driver, destination = self.start_shared()
+        base = driver.config().address
+        source.qmp.command('stop')
+        begin(source, destination)
+        for vm in (source, destination):
+            wait_status(vm, 'completed')
+        source.qmp.command('cont')
+        driver.plug(base + GIB, 8)
+        self.fill(source, base + GIB, 16 * MIB, 0xbb)
+        self.let_pass()
+        self.assertEqual(self.reclaimed(destination), 0)
+        self.assertEqual(source.qtest.get(base + GIB + MIB, 4096),
+                         b'\xbb' * 4096)
+
+        # When it runs, the memory is its own.
+        source.stop()
+        destination.qmp.command('cont')
+        self.wait_reclaimed(destination, 16 * MIB)
+        self.assertEqual(destination.qtest.get(base + MIB, 4096),
+                         b'\xaa' * 4096)
+
+    def test_shared_file(self):
+        path, source, driver, destination = self.start_shared()
+        base = driver.config().address
         # Nothing is plugged here, as far as it knows.
         self.let_pass()
         self.assertEqual(source.qtest.get(base + MIB, 4096), b'\xaa' * 4096)
