@@ -45,6 +45,11 @@
 #define UNREACHABLE_STEP (128 * MiB)
 /* Of huge pages; they are few, whatever their size is. */
 #define HUGE_PAGES_STEP 64
+/*
+ * How much is searched at once: where somebody has only read, each page of
+ * zeroes is looked at.
+ */
+#define SEARCH_STEP (256 * MiB)
 
 /**
  * struct VirtIOMEMSweep - state of the sweep of a device
@@ -112,7 +117,9 @@ static bool skip_hole(VirtIOMEMSweep *sweep, uint64_t *size)
 /* At most how many bytes go in one step, wherever that is. */
 static uint64_t longest_step(const VirtIOMEMSweep *sweep)
 {
-    if (sweep->blind && sweep->pace.stride == VIRTIO_MEM_PACE_LEAP) {
+    /* If nobody knows how much is held, nobody knows that little has come. */
+    if (sweep->blind && sweep->pace.stride == VIRTIO_MEM_PACE_LEAP &&
+        sweep->held) {
         return UINT64_MAX;
     }
     return sweep->blind ? UNREACHABLE_STEP : sweep->step;
@@ -136,7 +143,8 @@ static uint64_t step_size(const VirtIOMEMSweep *sweep)
 static bool take_step(VirtIOMEMSweep *sweep)
 {
     VirtIOMEM *vmem = sweep->vmem;
-    const uint64_t max = sweep->search ? UINT64_MAX : longest_step(sweep);
+    const uint64_t max = sweep->search ? MAX(SEARCH_STEP, sweep->step)
+                                       : longest_step(sweep);
     uint64_t size = virtio_mem_blocks_next_unplugged(&vmem->blocks,
                                                      &sweep->cursor, max);
 
