@@ -90,6 +90,18 @@ class RingSize(GuestTest):
                         self.check_works(vm, driver)
             vm.stop()
 
+    def test_kicked_early(self):
+        """A thread serves a ring that is kicked before the driver is ready."""
+        vm, driver = self.start('-object', 'iothread,id=io')
+        for features in (0, EVENT_INDEX, PACKED):
+            self.prepare(driver, VERSION_1 | features, SMALL)
+            driver.queues[0].kick()
+            driver.common_write(2, QUEUE_SIZE, LARGE)
+            self.assertEqual(driver.common_read(2, QUEUE_SIZE), SMALL)
+            self.negotiate(driver, VERSION_1 | features ^ EVENT_INDEX)
+            self.use_all(vm, driver)
+            self.check_works(vm, driver)
+
     def test_features(self):
         """They change after the queue was enabled."""
         vm, driver = self.start()
