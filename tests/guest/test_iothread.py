@@ -6,8 +6,8 @@ import os
 from config import GIB, MIB
 from guesttest import GuestTest, Settings
 from qtestvm import Machine, QtestVM
-from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
-from virtiopci import NEEDS_RESET
+from vhostdrivers import HEADER, IN, OUT, SECTOR, VirtioBlk
+from virtiopci import DATA, NEEDS_RESET
 from waiting import wait_for
 
 # Of the firmware's flash memory, and behind it; of a device's registers.
@@ -76,6 +76,21 @@ class IoThread(GuestTest):
                     self.start_with(driver, register, driver.window + 0x1000)
                 self.stand_up(driver)
                 self.check_works(vm, driver)
+
+    def test_behind_registers(self):
+        """The rest of an access to a ring there goes nowhere else, either."""
+        vm, driver = self.start()
+        low, status = os.urandom(16384), b'\xff'
+        vm.qtest.put(0, low)
+        self.start_with(driver, 'QUEUE_DEVICE', driver.window + 0x1000)
+        for number in range(3):
+            driver.start_request(IN, 0, [(64 * MIB, SIZE)])
+            done = driver.queues[0].start + DATA + HEADER.size
+            wait_for('the disk', lambda: (
+                vm.qtest.get(done, 1) != status, number))
+        # It takes the thread's part in this away.
+        driver.reset()
+        self.assertEqual(vm.qtest.get(0, len(low)), low)
 
     def start_with(self, driver, register, address):
         import virtiopci
