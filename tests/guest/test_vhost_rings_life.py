@@ -24,6 +24,7 @@ PAGE = 4096
 ROM_AREA = 0x90
 # Of the vhost-user protocol.
 HOST_NOTIFIER, VRING_HOST_NOTIFIER = 1 << 11, 3
+CONFIG_CHANGE = 2
 # A disk of before virtio 1.0 (4.1.4.8), and where its ports go.
 LEGACY_BLOCK_DEVICE, LEGACY_PORTS, COMMAND_IO = 0x1001, 0xc000, 1
 GUEST_FEATURES, QUEUE_PFN, QUEUE_SELECT, NOTIFY, STATUS = (
@@ -232,6 +233,23 @@ class VhostRingsOther(VhostRingsTest):
                 rings.reset()
         self.eject(vm, 'it', rings.pci.slot)
         vm.qmp.human('info mtree -f')
+
+    def test_config_change(self):
+        """A backend tells of its configuration when nothing is started."""
+        for name in ('blk', 'vsock', 'gpio'):
+            with self.subTest(name):
+                kind = KINDS[name]
+                backend = self.backend(protocol=kind.protocol | SLAVE_REQ)
+                vm = self.start([*PC, *kind.command_line('it', backend)],
+                                [small()])
+                self.assertTrue(backend.tell(CONFIG_CHANGE, b''))
+                rings = Rings(vm, kind)
+                rings.begin()
+                wait_for('the start', lambda: (
+                    len(backend.served()) == kind.queues, backend.served()))
+                rings.reset()
+                self.assertTrue(backend.tell(CONFIG_CHANGE, b''))
+                vm.stop()
 
     def test_legacy(self):
         """A driver of before virtio 1.0, whose kick starts the device."""
