@@ -123,6 +123,14 @@ class Unseen(VhostUserTest):
                     '-object', self.memory('memory-backend-ram'),
                     '-device', f'{device},id=dev0,memdev=mem0'))
 
+    def test_no_chardev(self):
+        """Neither memory nor a backend: a message, not a crash."""
+        self.assertIn('missing chardev', self.cold(
+            '-device', 'vhost-user-gpu-pci'))
+        vm = self.boot_qtest()
+        with self.assertRaisesRegex(QmpError, 'missing chardev'):
+            vm.qmp.command('device_add', driver='vhost-user-input-pci')
+
     def test_backend_away(self):
         """It will be back, and has to find memory that it can use."""
         backend = self.backend()
