@@ -13,7 +13,7 @@ from guesttest import GuestTest, Settings
 from memslots import dynamic
 from qtestvm import Machine, QtestVM, kvm_missing
 from vhostdrivers import BLOCK_DEVICE
-from vhostkinds import INPUT_DEVICE, KINDS, SCSI_DEVICE
+from vhostkinds import KINDS, SCSI_DEVICE
 from vhostuser import (ADD_MEM_REG, REFUSE, SET_CONFIG, SET_FEATURES,
                        SET_VRING_ADDR, SET_VRING_ENABLE, SET_VRING_KICK,
                        SET_VRING_NUM)
@@ -27,8 +27,6 @@ from waiting import wait_for
 # Fewer than this for 10,000 actions.
 MOST_LINES = 20
 TIMES = 300
-# Input devices do not start without KVM.
-STARTING = [kind for kind in KINDS if kind.number != INPUT_DEVICE]
 # An address where a machine of this size has nothing.
 NOWHERE = 0x7000_0000
 
@@ -219,7 +217,7 @@ class VhostLogs(VhostUserTest):
 
     def test_rings(self):
         """Rings in memory that is not there, of every kind of device."""
-        for kind in STARTING:
+        for kind in KINDS:
             with self.subTest(kind=kind.name):
                 vm, _ = self.begin(kind)
                 device = kind.start(vm)
@@ -237,7 +235,7 @@ class VhostLogs(VhostUserTest):
         """The backend refuses, or ends, what it takes to start a device."""
         requests = (SET_FEATURES, ADD_MEM_REG, SET_VRING_NUM, SET_VRING_ADDR,
                     SET_VRING_KICK, SET_VRING_ENABLE)
-        for kind in STARTING:
+        for kind in KINDS:
             with self.subTest(kind=kind.name):
                 vm, backend = self.begin(kind)
                 for index in range(TIMES // 5):
@@ -250,7 +248,7 @@ class VhostLogs(VhostUserTest):
 
     def test_configuration(self):
         """A guest writes what the backend does not take."""
-        for kind in STARTING:
+        for kind in KINDS:
             with self.subTest(kind=kind.name):
                 vm, backend = self.begin(kind)
                 device = kind.start(vm)

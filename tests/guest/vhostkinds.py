@@ -9,7 +9,7 @@ from vhostdrivers import (BLOCK_DEVICE, FILE_SYSTEM_DEVICE, NETWORK_DEVICE,
 from vhostuser import BLK_PROTOCOL, NET_PROTOCOL
 
 # Numbers of PCI devices.
-SCSI_DEVICE, RNG_DEVICE, INPUT_DEVICE = 0x1048, 0x1044, 0x1052
+SCSI_DEVICE, RNG_DEVICE = 0x1048, 0x1044
 VSOCK_DEVICE, I2C_DEVICE, GPIO_DEVICE = 0x1053, 0x1062, 0x1069
 
 
@@ -62,6 +62,4 @@ KINDS = [
          protocol=BLK_PROTOCOL, reconnects=False),
     Kind('scsi', 'vhost-user-scsi-pci', SCSI_DEVICE, 3, reconnects=False,
          options=',disable-legacy=on'),
-    Kind('input', 'vhost-user-input-pci', INPUT_DEVICE, 2,
-         protocol=BLK_PROTOCOL, reconnects=False),
 ]
