@@ -16,7 +16,9 @@ from virtiopci import (ACKNOWLEDGE, DRIVER, DRIVER_FEATURE,
                        VERSION_1)
 from waiting import wait_for
 
-EVENT_INDEX, PACKED = 1 << 29, 1 << 34
+EVENT_INDEX, PACKED, RING_RESET = 1 << 29, 1 << 34, 1 << 40
+# 4.1.4.3: of one queue.
+QUEUE_RESET = 0x3a
 # 2.8.1: a descriptor that is available in the first round.
 PACKED_DESCRIPTOR, PACKED_AVAILABLE = struct.Struct('<QIHH'), 1 << 7
 SMALL, LARGE = 8, 128
@@ -26,11 +28,13 @@ BUFFER = 64 * MIB
 
 class RingSize(GuestTest):
 
-    def start(self, *options):
+    def start(self, *options, latency=0):
+        """latency: of the disk, in milliseconds"""
         vm = QtestVM(Settings.binary, Machine(
             accel='qtest', running=True, memory=GIB, extra=[
                 *options, '-blockdev', 'driver=null-co,node-name=disk,'
-                                       f'read-zeroes=on,size={16 * MIB}',
+                                       f'read-zeroes=on,size={16 * MIB},'
+                                       f'latency-ns={latency * 1000000}',
                 '-device', 'virtio-blk-pci,id=disk,drive=disk,packed=on,'
                            'disable-legacy=on' + (
                                ',iothread=io' if options else '')]), 'rings')
@@ -101,6 +105,34 @@ class RingSize(GuestTest):
             self.negotiate(driver, VERSION_1 | features ^ EVENT_INDEX)
             self.use_all(vm, driver)
             self.check_works(vm, driver)
+
+    def test_reset(self):
+        """One queue is reset, to its first size, while a thread serves it."""
+        vm, driver = self.start('-object', 'iothread,id=io')
+        for features in (0, EVENT_INDEX, PACKED):
+            self.prepare(driver, VERSION_1 | RING_RESET | features, SMALL)
+            driver.status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
+            for kicks in range(1000):
+                for _ in range(kicks % 5):
+                    driver.queues[0].kick()
+                driver.common_write(2, QUEUE_RESET, 1)
+                driver.common_write(2, QUEUE_SIZE, SMALL)
+                driver.place_queue(driver.queues[0])
+        self.check_works(vm, driver)
+
+    def test_reset_in_flight(self):
+        """A queue that a thread serves is reset when its requests ended."""
+        vm, driver = self.start('-object', 'iothread,id=io', latency=100)
+        self.prepare(driver, VERSION_1 | RING_RESET, LARGE)
+        driver.status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
+        vm.qtest.fill(BUFFER, SECTOR, 1)
+        driver.start_request(IN, 0, [(BUFFER, SECTOR)])
+        # This disk reads first, and takes its time then.
+        wait_for('the disk', lambda: (
+            vm.qtest.get(BUFFER, SECTOR) == bytes(SECTOR), None))
+        driver.common_write(2, QUEUE_RESET, 1)
+        self.assertTrue(driver.queues[0].all_used())
+        self.check_works(vm, driver)
 
     def test_features(self):
         """They change after the queue was enabled."""

@@ -170,6 +170,11 @@ class VirtioPci:
             self.common_write(2, QUEUE_SIZE, 128)
             queue.entries = self.common_read(2, QUEUE_SIZE)
         self.qtest.fill(queue.start, DATA_END, 0)
+        self.place_queue(queue, places)
+        return queue
+
+    def place_queue(self, queue, places=()):
+        """Tell the device where a queue that is selected is, and enable it."""
         for register, address in {QUEUE_DESC: queue.start + DESCRIPTORS,
                                   QUEUE_DRIVER: queue.start + AVAILABLE,
                                   QUEUE_DEVICE: queue.start + USED,
@@ -177,7 +182,6 @@ class VirtioPci:
             self.common_write(4, register, address & 0xffffffff)
             self.common_write(4, register + 4, address >> 32)
         self.common_write(2, QUEUE_ENABLE, 1)
-        return queue
 
     def wait_used(self, queue):
         wait_for('responses of the device', lambda: (
