@@ -9,8 +9,9 @@ from config import GIB, MIB
 from migration import begin, wait_status
 from pciaccess import (BASE_ADDRESS, COMMAND, COMMAND_MASTER, PciDevice,
                        find)
+from qtestvm import kvm_missing
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
-from vhostrings import KINDS, SLAVE_REQ, Rings
+from vhostrings import INPUT, KINDS, SLAVE_REQ, Rings
 from vhostringstest import EJECT_PORT, PC, VhostRingsTest
 from vhostuser import BLK_PROTOCOL
 from vhostusertest import BLOCK, small
@@ -250,6 +251,27 @@ class VhostRingsOther(VhostRingsTest):
                 rings.reset()
                 self.assertTrue(backend.tell(CONFIG_CHANGE, b''))
                 vm.stop()
+
+    def test_input(self):
+        """Nothing is left of one whose backend is an object of its own."""
+        if kvm_missing():
+            self.skipTest(f'no KVM: {kvm_missing()}')
+        backend = self.backend()
+        vm = self.start([*PC, *INPUT.command_line('it', backend)],
+                        [small()], accel='kvm')
+        driver, base = self.drive(vm)
+        for _ in range(2):
+            self.eject(vm, 'it', Rings(vm, INPUT).pci.slot)
+            mark = len(vm.log())
+            vm.trace('vhost_commit')
+            driver.plug(base, 1)
+            driver.unplug(base, 1)
+            self.assertNotIn('vhost_commit ', vm.log()[mark:])
+            vm.qmp.command('chardev-add', id='it-backend', backend={
+                'type': 'socket', 'data': {'server': False, 'addr': {
+                    'type': 'unix', 'data': {'path': backend.path}}}})
+            vm.qmp.command('device_add', driver='vhost-user-input-pci',
+                           id='it', chardev='it-backend')
 
     def test_legacy(self):
         """A driver of before virtio 1.0, whose kick starts the device."""

@@ -161,6 +161,9 @@ KINDS = {
     'gpio': Kind(0x1069, 2, _plain('vhost-user-gpio-pci')),
 }
 
+# Not without KVM.
+INPUT = Kind(0x1052, 2, _plain('vhost-user-input-pci'))
+
 
 class Rings(VirtioPci):
     """A driver that starts a device with rings in places of its choice."""
