@@ -87,6 +87,19 @@ class VhostUserReconnect(VhostUserTest):
                 self.check_memslots_follow(vm, backend, memory)
                 vm.stop()
 
+    def test_nothing_asked_of_the_dead(self):
+        """The end of a connection is no failed message."""
+        for kind in RECONNECTING:
+            with self.subTest(kind=kind.name):
+                vm, backend = self.start_kind(kind)
+                kind.start(vm)
+                self.wait_served(vm, backend, kind, 0)
+                last = backend.connections
+                backend.disconnect()
+                self.wait_served(vm, backend, kind, last)
+                self.assertNotIn('Failed to', vm.stderr())
+                vm.stop()
+
     def test_started_later(self):
         """A guest that starts the device after all that, or in between."""
         for kind in RECONNECTING:
