@@ -16,7 +16,7 @@
 
 /**
  * vhost_user_can_map - could a backend map this memory and see what is in it?
- * @mr: RAM, or an alias of RAM
+ * @mr: RAM, not an alias of it
  *
  * Called for each RAM section of a vhost-user device, and for memory devices.
  *
