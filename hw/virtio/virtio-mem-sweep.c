@@ -46,10 +46,11 @@
 /* Of huge pages; they are few, whatever their size is. */
 #define HUGE_PAGES_STEP 64
 /*
- * How much is searched at once: where somebody has only read, each page of
- * zeroes is looked at.
+ * Where little is expected, if anything. The host does not count the page of
+ * zeroes, which is mapped where a guest has only read, but goes through all of
+ * them; and sometimes it does not know what it gave.
  */
-#define SEARCH_STEP (256 * MiB)
+#define LONG_STEP (256 * MiB)
 
 /**
  * struct VirtIOMEMSweep - state of the sweep of a device
@@ -117,10 +118,8 @@ static bool skip_hole(VirtIOMEMSweep *sweep, uint64_t *size)
 /* At most how many bytes go in one step, wherever that is. */
 static uint64_t longest_step(const VirtIOMEMSweep *sweep)
 {
-    /* If nobody knows how much is held, nobody knows that little has come. */
-    if (sweep->blind && sweep->pace.stride == VIRTIO_MEM_PACE_LEAP &&
-        sweep->held) {
-        return UINT64_MAX;
+    if (sweep->blind && sweep->pace.stride == VIRTIO_MEM_PACE_LEAP) {
+        return LONG_STEP;
     }
     return sweep->blind ? UNREACHABLE_STEP : sweep->step;
 }
@@ -143,7 +142,7 @@ static uint64_t step_size(const VirtIOMEMSweep *sweep)
 static bool take_step(VirtIOMEMSweep *sweep)
 {
     VirtIOMEM *vmem = sweep->vmem;
-    const uint64_t max = sweep->search ? MAX(SEARCH_STEP, sweep->step)
+    const uint64_t max = sweep->search ? MAX(LONG_STEP, sweep->step)
                                        : longest_step(sweep);
     uint64_t size = virtio_mem_blocks_next_unplugged(&vmem->blocks,
                                                      &sweep->cursor, max);

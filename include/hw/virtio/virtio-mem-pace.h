@@ -13,7 +13,7 @@
 /**
  * enum VirtIOMEMPaceStride - how to take the next pass
  * @VIRTIO_MEM_PACE_SKIP: not now
- * @VIRTIO_MEM_PACE_LEAP: so little has come that it can go in one piece
+ * @VIRTIO_MEM_PACE_LEAP: so little has come that steps can be long
  * @VIRTIO_MEM_PACE_WALK: in steps, there may be a lot of it
  */
 typedef enum VirtIOMEMPaceStride {
