@@ -14,6 +14,7 @@ from guesttest import Settings
 from hostilemodel import Memory, difference, pattern
 from hostilepci import RawDevice
 from hostileplaces import BOOT_CONTROL, CONTROL_SIZE, FREE, REACH
+from memory import device_infos
 from migration import UNLIMITED, set_bandwidth
 from qmp import QmpError
 from qtestvm import Machine, QtestVM, kvm_missing
@@ -210,12 +211,14 @@ class World:
 
     # -- the machine ------------------------------------------------------
 
-    def start(self, *extra):
+    def start(self, *extra, places=None):
         devices = []
         for memory in self.memories:
             device = MemDevice(memory.index, memory.size, options={
                 'block-size': memory.block, 'addr': f'{memory.slot:x}',
                 'dynamic-memslots': memory.dynamic})
+            if places:
+                device.options['memaddr'] = places[memory.id]
             if self.shared:
                 device.backend = 'memory-backend-memfd'
                 device.backend_options = {'share': True}
@@ -342,13 +345,16 @@ class World:
 
         if wait_for('the state to be saved', ended) == 'failed':
             return False
+        # Where they are depends on the order in which they came.
+        places = {name: info['memaddr']
+                  for name, info in device_infos(self.vm).items()}
         self.old_log += self.vm.stderr()
         self.vm.stop()
         for disk in self.disks:
             if disk.fake:
                 disk.fake.close()
                 self.make_fake(disk)
-        self.start('-incoming', f'exec:cat {path}')
+        self.start('-incoming', f'exec:cat {path}', places=places)
 
         def loaded():
             self.vm.check_alive()
