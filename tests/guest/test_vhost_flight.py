@@ -180,15 +180,20 @@ class VhostFlight(VhostUserTest):
         vm.qtest.put(address, PATTERN)
         self.slow.release()
 
+    def submit_two(self):
+        """Into memory that goes, and into what stays: returns where."""
+        address = self.driver.scratch + PAGE
+        self.memory.plug(self.base, 1)
+        self.driver.submit([
+            (IN, 16, [(self.base, PAGE)], self.base + PAGE),
+            (IN, 8, [(address, PAGE)], 0)])
+        return address
+
     @each_kind
     def test_device_reset(self, kind):
         """The reset ends when the requests have ended."""
         with self.flight(kind) as vm:
-            address = self.driver.scratch + PAGE
-            self.memory.plug(self.base, 1)
-            self.driver.submit([
-                (IN, 16, [(self.base, PAGE)], self.base + PAGE),
-                (IN, 8, [(address, PAGE)], 0)])
+            address = self.submit_two()
             self.release_while_waiting()
             self.driver.reset()
             self.check_landed(vm, address)
@@ -218,11 +223,7 @@ class VhostFlight(VhostUserTest):
     def test_machine_reset(self, kind):
         """Disk, memory and all go back to where they began."""
         with self.flight(kind) as vm:
-            address = self.driver.scratch + PAGE
-            self.memory.plug(self.base, 1)
-            self.driver.submit([
-                (IN, 16, [(self.base, PAGE)], self.base + PAGE),
-                (IN, 8, [(address, PAGE)], 0)])
+            address = self.submit_two()
             mark = vm.qmp.mark()
             self.release_while_waiting()
             vm.reset()
