@@ -357,6 +357,63 @@ static void test_indirect(void)
     }
 }
 
+/* More pieces than there are descriptors, where regions meet. */
+static void test_indirect_pieces(void)
+{
+    struct vring_desc desc[2] = {
+        { cpu_to_le64(SIZE - 1000), cpu_to_le32(3000), 0, 0 },
+        { cpu_to_le64(SIZE - 5000), cpu_to_le32(9000),
+          cpu_to_le16(VRING_DESC_F_WRITE), 0 },
+    };
+    unsigned int count;
+
+    for (count = 1; count <= 2; count++) {
+        const Buffer table = { 16 * KiB, count * sizeof(desc[0]),
+                               VRING_DESC_F_INDIRECT };
+        VuVirtqElement *elem;
+        Guest g;
+
+        set_up(&g, 64);
+        desc[0].flags = cpu_to_le16(count > 1 ? VRING_DESC_F_NEXT : 0);
+        desc[0].next = cpu_to_le16(count - 1);
+        memcpy(g.view + table.gpa, desc, table.size);
+        ring_offer(&g.ring, 0, &table, 1);
+        elem = ring_pop(&g.ring);
+        g_assert_nonnull(elem);
+        g_assert_cmpuint(elem->out_num, ==, 2);
+        g_assert_cmpuint(elem->out_sg[0].iov_len, ==, 1000);
+        g_assert_cmpuint(elem->out_sg[1].iov_len, ==, 2000);
+        g_assert_cmpuint(elem->in_num, ==, count > 1 ? 2 : 0);
+        if (count > 1) {
+            g_assert_cmpuint(elem->in_sg[0].iov_len, ==, 5000);
+            g_assert_cmpuint(elem->in_sg[1].iov_len, ==, 4000);
+        }
+        ring_push(&g.ring, elem, 0);
+        g_assert_cmpuint(g.fe->panics, ==, 0);
+        tear_down(&g);
+    }
+}
+
+/* Descriptors that lead back are still found out. */
+static void test_indirect_loop(void)
+{
+    const struct vring_desc desc[2] = {
+        { cpu_to_le64(SIZE + 4 * KiB), cpu_to_le32(16),
+          cpu_to_le16(VRING_DESC_F_NEXT), cpu_to_le16(1) },
+        { cpu_to_le64(SIZE + 8 * KiB), cpu_to_le32(16),
+          cpu_to_le16(VRING_DESC_F_NEXT), 0 },
+    };
+    const Buffer table = { 16 * KiB, sizeof(desc), VRING_DESC_F_INDIRECT };
+    Guest g;
+
+    set_up(&g, 64);
+    memcpy(g.view + table.gpa, desc, sizeof(desc));
+    ring_offer(&g.ring, 0, &table, 1);
+    g_assert_null(ring_pop(&g.ring));
+    g_assert_cmpuint(g.fe->panics, ==, 1);
+    tear_down(&g);
+}
+
 /* The pages that a request changed are logged, whatever it says by then. */
 static void test_logged(void)
 {
@@ -409,6 +466,9 @@ int main(int argc, char **argv)
     g_test_add_func("/libvhost-user/rings/size", test_size);
     g_test_add_func("/libvhost-user/rings/no-such-queue", test_no_such_queue);
     g_test_add_func("/libvhost-user/rings/indirect", test_indirect);
+    g_test_add_func("/libvhost-user/rings/indirect-pieces",
+                    test_indirect_pieces);
+    g_test_add_func("/libvhost-user/rings/indirect-loop", test_indirect_loop);
     g_test_add_func("/libvhost-user/rings/logged", test_logged);
     return g_test_run();
 }
