@@ -2,83 +2,82 @@
  * Memory devices: memslots, which all of them share with the rest of the
  * machine
  *
- * Nothing is counted here. Backends and devices are asked each time, so that no
- * number can become wrong while memslots come and go.
+ * Who has memslots, a provider, is KVM or a vhost backend. KVM decides into how
+ * many memslots a device divides its region: their size costs host memory. To
+ * vhost backends size does not matter; one that has few gets several memslots
+ * of a device as one region. So each provider decides for itself, by the same
+ * rules, whichever comes first.
+ *
+ * Nothing is counted here. Providers and devices are asked each time, so that
+ * no number can become wrong while memslots come and go.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
+#include "hw/boards.h"
 #include "hw/mem/memory-device.h"
 #include "hw/mem/memslot-budget.h"
-#include "hw/virtio/vhost.h"
-#include "hw/virtio/vhost-user-sharing.h"
+#include "hw/virtio/vhost-memslots.h"
 #include "qapi/error.h"
 #include "sysemu/kvm.h"
 #include "trace.h"
 
+/*
+ * Regions of boot memory that a vhost backend has when a guest runs. Before the
+ * machine is reset for the first time it is one or two.
+ */
+#define LEAST_OTHER_MEMORY 4
+
 /**
- * typedef Backend - someone with a limited number of memslots
+ * typedef Provider - someone with a limited number of memslots
  * @name: for messages
  * @remedy: for messages: what helps besides removing devices
  * @max: how many it has; UINT_MAX: no limit
- * @available: how many of them have no user; UINT_MAX: no limit
+ * @used: how many of them have a user; any if there is no limit
+ * @reserved: for memory devices, without a user
+ * @required: how many memory devices may come to use
+ * @decided: of @required, those of devices that divide their region
  */
-typedef struct Backend {
+typedef struct Provider {
     const char *name;
     const char *remedy;
     unsigned int max;
-    unsigned int available;
-} Backend;
+    unsigned int used;
+    unsigned int reserved;
+    unsigned int required;
+    unsigned int decided;
+} Provider;
 
-/**
- * typedef Backends - all of them
- * @kvm: without a limit where KVM is not used
- * @smallest_vhost: the vhost backend with the fewest memslots; without a limit
- *                  if there is none, like the next one
- * @fullest_vhost: the vhost backend with the fewest that have no user
- */
-typedef struct Backends {
-    Backend kvm;
-    Backend smallest_vhost;
-    Backend fullest_vhost;
-} Backends;
-
-static Backends ask_backends(void)
+static unsigned int spare_memslots(const Provider *provider)
 {
-    const bool kvm = kvm_enabled();
-    Backends backends = {
-        .kvm = {
-            .name = "hypervisor",
-            .remedy = "",
-            .max = kvm ? kvm_get_max_memslots() : UINT_MAX,
-            .available = kvm ? kvm_get_free_memslots() : UINT_MAX,
-        },
-        .smallest_vhost = { .available = UINT_MAX },
-        .fullest_vhost = {
-            .remedy = ", or use a backend that allows more",
-            .max = UINT_MAX,
-        },
-    };
-    const char *name = NULL;
-    unsigned int present;
+    const unsigned int taken = provider->used + provider->reserved;
 
-    /* Those that are away come back, and take no more then. */
-    backends.smallest_vhost.max =
-        vhost_user_absent_memslots(&backends.smallest_vhost.name);
-    present = vhost_get_max_memslots(&name);
-    if (present < backends.smallest_vhost.max) {
-        backends.smallest_vhost.max = present;
-        backends.smallest_vhost.name = name;
-    }
-    backends.fullest_vhost.available =
-        vhost_get_free_memslots(&backends.fullest_vhost.name,
-                                &backends.fullest_vhost.max);
-    return backends;
+    return provider->max == UINT_MAX ? UINT_MAX
+           : provider->max > taken ? provider->max - taken : 0;
 }
 
-/* -- what devices take -- */
+static bool check_room(const Provider *provider, unsigned int required,
+                       Error **errp)
+{
+    if (spare_memslots(provider) >= required) {
+        return true;
+    }
+    error_setg(errp, "%s has not enough free memory slots left: limit %u, used"
+               " %u, reserved by plugged memory devices %u, required %u; remove"
+               " memory devices%s", provider->name, provider->max,
+               provider->used, provider->reserved, required,
+               provider->remedy);
+    return false;
+}
+
+/* -- KVM: what devices take is their own decision -- */
+
+static bool decides(const MemoryDeviceState *md)
+{
+    return MEMORY_DEVICE_GET_CLASS(md)->decide_memslots;
+}
 
 static unsigned int required_memslots(const MemoryDeviceState *md)
 {
@@ -94,177 +93,258 @@ static unsigned int used_memslots(const MemoryDeviceState *md)
     return mdc->get_used_memslots ? mdc->get_used_memslots(md) : 1;
 }
 
-static void sum_up(const GPtrArray *plugged, unsigned int *required,
-                   unsigned int *reserved)
+static Provider ask_kvm(const GPtrArray *plugged)
 {
-    unsigned int used = 0;
+    Provider kvm = { .name = "hypervisor", .remedy = "", .max = UINT_MAX };
     guint i;
 
-    *required = 0;
+    if (kvm_enabled()) {
+        kvm.max = kvm_get_max_memslots();
+        kvm.used = kvm.max - MIN(kvm.max, kvm_get_free_memslots());
+    }
     for (i = 0; i < plugged->len; i++) {
         const MemoryDeviceState *md = MEMORY_DEVICE(plugged->pdata[i]);
+        const unsigned int required = required_memslots(md);
 
-        *required += required_memslots(md);
-        used += used_memslots(md);
+        kvm.required += required;
+        kvm.reserved += required - used_memslots(md);
+        kvm.decided += decides(md) ? required : 0;
     }
-    *reserved = *required - MIN(*required, used);
+    if (kvm.reserved) {
+        kvm.remedy = " or lower their 'max-memslots'";
+    }
+    return kvm;
 }
 
-/* Has a device relied on there being many memslots? */
-static bool decision_for_many_active(const GPtrArray *plugged)
+/* -- vhost backends: what they gave to devices is kept with them -- */
+
+static Provider ask_vhost(const struct vhost_dev *hdev,
+                          const GPtrArray *devices)
 {
-    guint i;
+    const VhostMemslots slots = vhost_memslots_count(hdev);
 
-    for (i = 0; i < plugged->len; i++) {
-        const MemoryDeviceState *md = MEMORY_DEVICE(plugged->pdata[i]);
-
-        if (MEMORY_DEVICE_GET_CLASS(md)->decide_memslots &&
-            required_memslots(md) > 1) {
-            return true;
-        }
-    }
-    return false;
+    return (Provider) {
+        .name = slots.name,
+        .remedy = ", or use a backend that allows more",
+        .max = slots.limit,
+        /* Of memory that is not divided the backend has now what it will. */
+        .used = MAX(slots.other_used, LEAST_OTHER_MEMORY),
+        .reserved = slots.divided,
+        .required = slots.divided + (devices->len - slots.nb_divided),
+        .decided = slots.divided,
+    };
 }
 
-/* -- what a new device gets -- */
-
-static char *explain(MemslotBudgetReason reason, const MemslotBudget *budget,
-                     uint64_t size, const Backends *backends)
+/* All but one of the parts of which it has none can be taken from devices. */
+static bool check_vhost_room(const struct vhost_dev *hdev, Error **errp)
 {
-    const Backend *least;
+    const VhostMemslots slots = vhost_memslots_count(hdev);
+    const Provider vhost = {
+        .name = slots.name,
+        .remedy = ", or use a backend that allows more",
+        .max = slots.limit,
+        .used = slots.other_used + slots.divided_used,
+        .reserved = slots.divided_least - slots.divided_used,
+    };
 
+    return check_room(&vhost, 1, errp);
+}
+
+/* -- what a device gets -- */
+
+static MemslotBudget budget_of(const Provider *provider, uint64_t space)
+{
+    return (MemslotBudget) {
+        .total = provider->max,
+        .spare = spare_memslots(provider),
+        .required = provider->required,
+        .decided = provider->decided,
+        .space = space,
+    };
+}
+
+static MemslotWish wish_of(const MemoryDeviceState *md)
+{
+    MemslotWish wish = {
+        .size = memory_device_get_region_size(md, &error_abort),
+    };
+
+    wish.wanted = MEMORY_DEVICE_GET_CLASS(md)->want_memslots(md, &wish.by_user);
+    return wish;
+}
+
+static char *explain(MemslotBudgetReason reason, const Provider *provider,
+                     const MemslotWish *wish, uint64_t space)
+{
     switch (reason) {
+    case MEMSLOT_BUDGET_ENOUGH:
+        return NULL;
     case MEMSLOT_BUDGET_TOTAL_TOO_SMALL:
-        least = backends->kvm.max <= backends->smallest_vhost.max
-                ? &backends->kvm : &backends->smallest_vhost;
-        return g_strdup_printf("%s has only %u memory slots, but more than one"
-                               " for a device takes at least %u in total",
-                               least->name, least->max,
-                               MEMORY_DEVICES_SAFE_MAX_MEMSLOTS);
+        return g_strdup_printf("%s allows only %u memory slots, and half of"
+                               " the %u free ones are left to other devices",
+                               provider->name, provider->max,
+                               spare_memslots(provider));
     case MEMSLOT_BUDGET_SOFT_LIMIT_REACHED:
-        return g_strdup_printf("plugged memory devices require %u of the %u"
-                               " memory slots for all memory devices",
-                               budget->required,
-                               MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT);
+    case MEMSLOT_BUDGET_HARD_LIMIT_REACHED:
+        return g_strdup_printf("all memory devices together have %u memory"
+                               " slots, and those plugged require %u",
+                               wish->by_user
+                               ? MEMORY_DEVICES_HARD_MEMSLOT_LIMIT
+                               : MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT,
+                               provider->required);
     case MEMSLOT_BUDGET_NONE_FREE:
-        least = backends->kvm.available <= backends->fullest_vhost.available
-                ? &backends->kvm : &backends->fullest_vhost;
         return g_strdup_printf("%s has %u free memory slots (of %u), and"
                                " plugged memory devices have reserved %u",
-                               least->name, least->available, least->max,
-                               budget->reserved);
+                               provider->name, provider->max - provider->used,
+                               provider->max, provider->reserved);
     case MEMSLOT_BUDGET_SHARE_TOO_SMALL:
         return g_strdup_printf("its %" PRIu64 " MiB are too small a part of"
                                " the %" PRIu64 " MiB that are left for memory"
-                               " devices; lower maxmem", size / MiB,
-                               budget->space / MiB);
-    case MEMSLOT_BUDGET_ENOUGH:
-        break;
+                               " devices; lower maxmem", wish->size / MiB,
+                               space / MiB);
     }
     g_assert_not_reached();
 }
 
-/* Returns what to warn of, or NULL. */
-static char *decide(MemoryDeviceState *md, const MemslotBudget *budget,
-                    uint64_t size, const Backends *backends)
+static void decide(MemoryDeviceState *md, const Provider *kvm, uint64_t space)
 {
-    const char *id = DEVICE(md)->id ?: "(unnamed)";
+    const MemslotBudget budget = budget_of(kvm, space);
+    const MemslotWish wish = wish_of(md);
     MemslotBudgetReason reason;
-    const unsigned int limit = memslot_budget_limit(budget, size, &reason);
-    const unsigned int wanted =
-        MEMORY_DEVICE_GET_CLASS(md)->decide_memslots(md, limit);
-    g_autofree char *why = NULL;
+    const unsigned int limit = memslot_budget_limit(&budget, &wish, &reason);
+    g_autofree char *why = explain(reason, kvm, &wish, space);
+    /* Otherwise a wish of the user would be ignored without a word. */
+    const bool warn = limit == 1 || wish.by_user ||
+                      reason == MEMSLOT_BUDGET_TOTAL_TOO_SMALL;
 
-    trace_memory_device_decide_memslots(id, budget->total, budget->available,
-                                        budget->reserved, limit, wanted,
-                                        required_memslots(md));
-    if (limit > 1 || wanted <= 1) {
-        return NULL;
-    }
-
-    why = explain(reason, budget, size, backends);
-    return g_strdup_printf("memory device '%s' gets one memory slot instead of"
-                           " %u: %s", id, wanted, why);
-}
-
-static bool check_backend(const Backend *backend, unsigned int reserved,
-                          unsigned int required, const char *remedy,
-                          Error **errp)
-{
-    if (memslot_budget_fits(backend->available, reserved, required)) {
-        return true;
-    }
-    error_setg(errp, "%s has not enough free memory slots left: limit %u, used"
-               " %u, reserved by plugged memory devices %u, required %u; %s%s",
-               backend->name, backend->max, backend->max - backend->available,
-               reserved, required, remedy, backend->remedy);
-    return false;
+    MEMORY_DEVICE_GET_CLASS(md)->decide_memslots(md, limit, why, why && warn);
+    trace_memory_device_decide_memslots(DEVICE(md)->id ?: "(unnamed)",
+                                        budget.total, budget.spare, limit,
+                                        wish.wanted, required_memslots(md));
 }
 
 bool memory_device_decide_memslots(MemoryDeviceState *md,
-                                   const GPtrArray *plugged, uint64_t size,
-                                   uint64_t space, char **warning, Error **errp)
+                                   const GPtrArray *plugged, uint64_t space,
+                                   Error **errp)
 {
-    const Backends backends = ask_backends();
-    MemslotBudget budget = {
-        .total = MIN(backends.kvm.max, backends.smallest_vhost.max),
-        .available = MIN(backends.kvm.available,
-                         backends.fullest_vhost.available),
-        .space = space,
-    };
-    g_autofree char *why_one = NULL;
-    const char *remedy;
-    unsigned int required;
+    const Provider kvm = ask_kvm(plugged);
+    struct vhost_dev *hdev = NULL;
 
-    sum_up(plugged, &budget.required, &budget.reserved);
-    if (MEMORY_DEVICE_GET_CLASS(md)->decide_memslots) {
-        why_one = decide(md, &budget, size, &backends);
+    if (decides(md)) {
+        decide(md, &kvm, space);
     }
-
-    required = required_memslots(md);
-    remedy = budget.required > plugged->len
-             ? "remove memory devices or lower their 'max-memslots'"
-             : "remove memory devices";
-    if (!check_backend(&backends.kvm, budget.reserved, required, remedy,
-                       errp) ||
-        !check_backend(&backends.fullest_vhost, budget.reserved, required,
-                       remedy, errp)) {
+    if (!check_room(&kvm, required_memslots(md), errp)) {
         return false;
     }
 
-    *warning = g_steal_pointer(&why_one);
+    while ((hdev = vhost_memslots_next(hdev))) {
+        if (!check_vhost_room(hdev, errp)) {
+            return false;
+        }
+    }
     return true;
 }
 
-/* -- what a new backend has to have -- */
+/* -- what a device is for a vhost backend -- */
 
-bool memory_devices_check_backend(const char *name, unsigned int limit,
-                                  unsigned int used, Error **errp)
+static MemoryRegion *divided_region(const MemoryDeviceState *md)
 {
-    g_autoptr(GPtrArray) plugged = memory_devices_collect();
-    unsigned int required, reserved;
+    return decides(md) ? MEMORY_DEVICE_GET_CLASS(md)->divide(md, 1, NULL)
+                       : NULL;
+}
 
-    sum_up(plugged, &required, &reserved);
-    if (limit < MEMORY_DEVICES_SAFE_MAX_MEMSLOTS &&
-        decision_for_many_active(plugged)) {
-        error_setg(errp, "%s allows only %u memory slots (used %u, reserved by"
-                   " plugged memory devices %u), but some memory device (like"
-                   " virtio-mem) decided how many memory slots to use based on"
-                   " the overall number of memory slots, at least %u", name,
-                   limit, used, reserved, MEMORY_DEVICES_SAFE_MAX_MEMSLOTS);
-        error_append_hint(errp, "Try plugging this vhost backend before"
-                          " plugging such memory devices.\n");
-        return false;
+/* Returns: into how many parts */
+static unsigned int divide(struct vhost_dev *hdev, const MemoryDeviceState *md,
+                           unsigned int limit)
+{
+    g_autoptr(GArray) starts = g_array_new(false, false, sizeof(uint64_t));
+    MemoryRegion *mr = MEMORY_DEVICE_GET_CLASS(md)->divide(md, limit, starts);
+
+    vhost_memslots_divide(hdev, mr, starts);
+    return starts->len;
+}
+
+/*
+ * As if neither the device nor the @later ones, all of which have one part by
+ * now, were there; but one has to be left for each of these.
+ */
+static void divide_by_share(struct vhost_dev *hdev, const MemoryDeviceState *md,
+                            const GPtrArray *plugged, uint64_t space,
+                            unsigned int later)
+{
+    const Provider vhost = ask_vhost(hdev, plugged);
+    MemslotBudget budget = budget_of(&vhost, space);
+    const MemslotWish wish = {
+        .size = memory_device_get_region_size(md, &error_abort),
+        /* It cannot be finer than the memslots. */
+        .wanted = required_memslots(md),
+    };
+    MemslotBudgetReason reason;
+    unsigned int limit, parts;
+
+    if (budget.spare != UINT_MAX) {
+        budget.spare += 1 + later;
     }
-    if (limit < used || limit - used < reserved) {
-        error_setg(errp, "vhost backend memory slots limit is less than current"
-                   " number of present memory slots: %s allows %u, used %u,"
-                   " reserved by plugged memory devices %u", name, limit, used,
-                   reserved);
-        error_append_hint(errp, "Remove memory devices, lower their"
-                          " 'max-memslots', or use a backend that allows"
-                          " more.\n");
-        return false;
+    budget.required -= 1 + later;
+    budget.decided -= 1 + later;
+    limit = MIN(memslot_budget_limit(&budget, &wish, &reason),
+                budget.spare - MIN(later, budget.spare));
+    parts = divide(hdev, md, MAX(limit, 1));
+    trace_memory_device_divide(DEVICE(md)->id ?: "(unnamed)", vhost.name,
+                               budget.total, budget.spare, limit, wish.wanted,
+                               parts);
+}
+
+/* Divide all devices of which the backend has nothing. */
+static void divide_all(struct vhost_dev *hdev, const GPtrArray *devices)
+{
+    const MachineState *ms = MACHINE(qdev_get_machine());
+    g_autoptr(GPtrArray) settled = g_ptr_array_new();
+    g_autoptr(GPtrArray) open = g_ptr_array_new();
+    guint i;
+
+    for (i = 0; i < devices->len; i++) {
+        MemoryDeviceState *md = MEMORY_DEVICE(devices->pdata[i]);
+        MemoryRegion *mr = divided_region(md);
+        unsigned int used;
+
+        if (!mr || (vhost_memslots_get_divided(hdev, mr, &used) && used)) {
+            g_ptr_array_add(settled, md);
+        } else {
+            divide(hdev, md, 1);
+            g_ptr_array_add(open, md);
+        }
     }
-    return true;
+    for (i = 0; i < open->len; i++) {
+        divide_by_share(hdev, MEMORY_DEVICE(open->pdata[i]), devices,
+                        memory_devices_left_space(ms, settled),
+                        open->len - 1 - i);
+        g_ptr_array_add(settled, open->pdata[i]);
+    }
+}
+
+void memory_device_divide(MemoryDeviceState *md)
+{
+    g_autoptr(GPtrArray) devices = memory_devices_collect(md);
+    struct vhost_dev *hdev = NULL;
+
+    while ((hdev = vhost_memslots_next(hdev))) {
+        divide_all(hdev, devices);
+    }
+}
+
+void memory_device_unite(const MemoryDeviceState *md)
+{
+    MemoryRegion *mr = divided_region(md);
+
+    if (mr) {
+        vhost_memslots_unite(mr);
+    }
+}
+
+void memory_devices_divide_for_vhost(struct vhost_dev *hdev)
+{
+    g_autoptr(GPtrArray) devices = memory_devices_collect(NULL);
+
+    divide_all(hdev, devices);
 }

@@ -59,7 +59,7 @@ bool memory_device_check_sharing(const MemoryDeviceState *md, Error **errp)
 
 bool memory_devices_check_sharing(const char *chardev, Error **errp)
 {
-    g_autoptr(GPtrArray) plugged = memory_devices_collect();
+    g_autoptr(GPtrArray) plugged = memory_devices_collect(NULL);
     guint i;
 
     for (i = 0; i < plugged->len; i++) {

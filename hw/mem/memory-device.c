@@ -59,18 +59,21 @@ static int collect_device(Object *obj, void *opaque)
     return 0;
 }
 
-GPtrArray *memory_devices_collect(void)
+GPtrArray *memory_devices_collect(MemoryDeviceState *also)
 {
     GPtrArray *devices = g_ptr_array_new();
 
     object_child_foreach_recursive(qdev_get_machine(), collect_device, devices);
+    if (also && !DEVICE(also)->realized) {
+        g_ptr_array_add(devices, also);
+    }
     g_ptr_array_sort(devices, compare_addr);
     return devices;
 }
 
 MemoryDeviceInfoList *qmp_memory_device_list(void)
 {
-    g_autoptr(GPtrArray) devices = memory_devices_collect();
+    g_autoptr(GPtrArray) devices = memory_devices_collect(NULL);
     MemoryDeviceInfoList *list = NULL, **tail = &list;
     guint i;
 
@@ -86,7 +89,7 @@ MemoryDeviceInfoList *qmp_memory_device_list(void)
 
 uint64_t get_plugged_memory_size(void)
 {
-    g_autoptr(GPtrArray) devices = memory_devices_collect();
+    g_autoptr(GPtrArray) devices = memory_devices_collect(NULL);
     uint64_t size = 0;
     guint i;
 
@@ -140,34 +143,54 @@ static bool check_machine(const MachineState *ms, Error **errp)
     return true;
 }
 
+static Range device_space(const MachineState *ms)
+{
+    Range space;
+
+    range_init_nofail(&space, ms->device_memory->base,
+                      memory_region_size(&ms->device_memory->mr));
+    return space;
+}
+
 /*
  * The space may be larger than what the user allowed, to make up for
  * alignment: count.
  */
-static bool check_free_space(const Placement *p, const MachineState *ms,
-                             uint64_t *left, Error **errp)
+static uint64_t allowed_space(const MachineState *ms)
 {
-    const uint64_t total = ms->maxram_size - ms->ram_size;
+    return ms->maxram_size - ms->ram_size;
+}
+
+uint64_t memory_devices_left_space(const MachineState *ms,
+                                   const GPtrArray *plugged)
+{
+    const Range space = device_space(ms);
     uint64_t used = 0;
     guint i;
 
-    for (i = 0; i < p->plugged->len; i++) {
-        const Range range = device_range(MEMORY_DEVICE(p->plugged->pdata[i]));
+    for (i = 0; i < plugged->len; i++) {
+        const Range range = device_range(MEMORY_DEVICE(plugged->pdata[i]));
 
         /* Some memory devices (SGX) are placed elsewhere by the machine. */
-        if (range_overlaps_range(&range, &p->space)) {
+        if (range_overlaps_range(&range, &space)) {
             used += range_size(&range);
         }
     }
+    return allowed_space(ms) - MIN(allowed_space(ms), used);
+}
 
-    if (used > total || p->size > total - used) {
+static bool check_left_space(const Placement *p, const MachineState *ms,
+                             uint64_t left, Error **errp)
+{
+    const uint64_t total = allowed_space(ms);
+
+    if (p->size > left) {
         error_setg(errp, "not enough space, currently 0x%" PRIx64
                    " in use of total space for memory devices 0x%" PRIx64
-                   ", 0x%" PRIx64 " more are needed; increase maxmem", used,
-                   total, p->size);
+                   ", 0x%" PRIx64 " more are needed; increase maxmem",
+                   total - left, total, p->size);
         return false;
     }
-    *left = total - used;
     return true;
 }
 
@@ -267,10 +290,9 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
 {
     ERRP_GUARD();
     const MemoryDeviceClass *mdc = MEMORY_DEVICE_GET_CLASS(md);
-    g_autoptr(GPtrArray) plugged = memory_devices_collect();
+    g_autoptr(GPtrArray) plugged = memory_devices_collect(NULL);
     Placement placement = { .plugged = plugged };
     MemoryRegion *mr = device_region(md, errp);
-    g_autofree char *warning = NULL;
     uint64_t addr, left;
 
     if (!mr) {
@@ -284,13 +306,12 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
         return;
     }
 
-    range_init_nofail(&placement.space, ms->device_memory->base,
-                      memory_region_size(&ms->device_memory->mr));
+    placement.space = device_space(ms);
     placement.addr = device_addr(md);
     placement.size = memory_region_size(mr);
-    if (!check_free_space(&placement, ms, &left, errp) ||
-        !memory_device_decide_memslots(md, plugged, placement.size, left,
-                                       &warning, errp)) {
+    left = memory_devices_left_space(ms, plugged);
+    if (!check_left_space(&placement, ms, left, errp) ||
+        !memory_device_decide_memslots(md, plugged, left, errp)) {
         return;
     }
 
@@ -312,10 +333,6 @@ void memory_device_pre_plug(MemoryDeviceState *md, MachineState *ms,
         return;
     }
     trace_memory_device_pre_plug(device_id(md), addr);
-    /* Otherwise a wish of the user would be ignored without a word. */
-    if (warning) {
-        warn_report("%s", warning);
-    }
 }
 
 /* -- mapping -- */
@@ -324,6 +341,7 @@ void memory_device_plug(MemoryDeviceState *md, MachineState *ms)
 {
     const uint64_t addr = device_addr(md);
 
+    memory_device_divide(md);
     memory_region_add_subregion(&ms->device_memory->mr,
                                 addr - ms->device_memory->base,
                                 device_region(md, &error_abort));
@@ -334,6 +352,7 @@ void memory_device_unplug(MemoryDeviceState *md, MachineState *ms)
 {
     memory_region_del_subregion(&ms->device_memory->mr,
                                 device_region(md, &error_abort));
+    memory_device_unite(md);
     trace_memory_device_unplug(device_id(md), device_addr(md));
 }
 

@@ -1,6 +1,5 @@
 /*
- * vhost-user: memory that a backend, another process, cannot map, and limits of
- * backends that are away
+ * vhost-user: memory that a backend, another process, cannot map
  *
  * Known for as long as there is the device, connected or not: what is plugged
  * while a backend is away has to be there for the next one.
@@ -36,34 +35,15 @@ const char *vhost_user_unable_to_map(MemoryRegion *mr)
     return user && !vhost_user_can_map(mr) ? user_name(user) : NULL;
 }
 
-unsigned int vhost_user_absent_memslots(const char **name)
-{
-    const VhostUserState *user;
-    unsigned int least = UINT_MAX;
-
-    QLIST_FOREACH(user, &users, entry) {
-        /* 0: there was none yet */
-        if (!user->connected && user->memory_slots &&
-            user->memory_slots < least) {
-            least = user->memory_slots;
-            *name = user->name;
-        }
-    }
-    return least;
-}
-
 void vhost_user_sharing_join(VhostUserState *user)
 {
     user->warned_of_memory = false;
-    user->name = g_strdup_printf("vhost-user backend '%s'", user_name(user));
     QLIST_INSERT_HEAD(&users, user, entry);
 }
 
 void vhost_user_sharing_leave(VhostUserState *user)
 {
     QLIST_REMOVE(user, entry);
-    g_free(user->name);
-    user->name = NULL;
 }
 
 /* Those are refused, or accepted with a warning of their own. */

@@ -190,15 +190,38 @@ int virtio_mem_discard_replay(VirtIOMEM *vmem);
 MemoryRegion *virtio_mem_memslots_container(VirtIOMEM *vmem);
 
 /**
+ * virtio_mem_memslots_wish - how many memslots would there be without a limit?
+ * @vmem: the device with a memory backend
+ * @block_size: in bytes, that it has or will have
+ * @by_user: set to whether the user has set a limit
+ *
+ * Returns: the number, which is within the limit of the user; 1 without dynamic
+ * memslots.
+ */
+unsigned int virtio_mem_memslots_wish(const VirtIOMEM *vmem,
+                                      uint64_t block_size, bool *by_user);
+
+/**
  * virtio_mem_memslots_decide - divide the region
  * @vmem: the device with a memory backend, not realized
  * @block_size: in bytes, that it will have
- * @limit: how many memslots it may have, at least 1
- *
- * Returns: how many it would have without @limit.
+ * @limit: how many memslots it may have, 1 to virtio_mem_memslots_wish()
+ * @why: why that is less, for the user, or NULL; copied
+ * @warn: let virtio_mem_info_warn() say so
  */
-unsigned int virtio_mem_memslots_decide(VirtIOMEM *vmem, uint64_t block_size,
-                                        unsigned int limit);
+void virtio_mem_memslots_decide(VirtIOMEM *vmem, uint64_t block_size,
+                                unsigned int limit, const char *why, bool warn);
+
+/**
+ * virtio_mem_memslots_sizes - how large are they?
+ * @vmem: the device, virtio_mem_memslots_decide()
+ * @smallest: set to the size of the smallest, in bytes
+ * @largest: set to that of the largest
+ *
+ * Without dynamic memslots, both are the size of the region.
+ */
+void virtio_mem_memslots_sizes(const VirtIOMEM *vmem, uint64_t *smallest,
+                               uint64_t *largest);
 
 /**
  * virtio_mem_memslots_init - create the aliases, none of them mapped
@@ -228,8 +251,9 @@ void virtio_mem_memslots_want(VirtIOMEM *vmem, VirtIOMEMRange range);
  * mapped than it can use. Listeners that register for
  * a new section are told only of blocks that are plugged already.
  *
- * Returns: 0; or a negative errno where KVM cannot take a memslot (-ENOSPC: has
- * none left; -ENOMEM: has no memory for it), and then none of them was mapped.
+ * Returns: 0; or a negative errno where KVM or a vhost backend cannot take a
+ * memslot (-ENOSPC: has none left; -ENOMEM: has no memory for it), and then
+ * none of them was mapped.
  */
 int virtio_mem_memslots_map_wanted(VirtIOMEM *vmem);
 
@@ -250,7 +274,8 @@ void virtio_mem_memslots_touch(VirtIOMEM *vmem, VirtIOMEMRange range);
  *        or less
  *
  * Returns: true if it is in a memslot that is mapped, as all of the region is
- * without dynamic memslots.
+ * without dynamic memslots, or in a part of which a vhost backend needs
+ * another memslot.
  */
 bool virtio_mem_memslots_reachable(const VirtIOMEM *vmem, uint64_t offset,
                                    uint64_t *size);
@@ -259,12 +284,24 @@ bool virtio_mem_memslots_reachable(const VirtIOMEM *vmem, uint64_t offset,
  * virtio_mem_memslots_unmap_unused - unmap what holds no plugged block
  * @vmem: the realized device
  * @discard: free the host memory of what was unmapped; a vCPU can have touched
- *           it after the blocks were discarded, as long as it was mapped
+ *           it after the blocks were discarded, as long as it was mapped (and a
+ *           vhost backend still can, which is for the sweep to find)
  *
  * One transaction, or none. Looks only at memslots that were mapped or touched
- * since. Should KVM refuse to let go of one, it stays for the next call.
+ * since. Should KVM or a vhost backend refuse to let go of one, it stays for
+ * the next call.
  */
 void virtio_mem_memslots_unmap_unused(VirtIOMEM *vmem, bool discard);
+
+/* -- virtio-mem-info: what the user is told -- */
+
+/**
+ * virtio_mem_info_warn - tell the user what few memslots cost
+ * @vmem: the realized device
+ *
+ * Without effect if nobody asked for that when their number was decided.
+ */
+void virtio_mem_info_warn(const VirtIOMEM *vmem);
 
 /* -- virtio-mem-plug: the only place that changes the state of blocks -- */
 

@@ -135,7 +135,10 @@ void virtio_mem_layout_init(VirtIOMEMLayout *layout, uint64_t region_size,
     assert(is_power_of_2(min_size));
     assert(limit);
 
-    *layout = (VirtIOMEMLayout) { .region_size = region_size };
+    *layout = (VirtIOMEMLayout) {
+        .region_size = region_size,
+        .min_size = min_size,
+    };
     divide_into_bands(layout, ctz64(min_size), limit);
     halve_bands(layout, limit);
     number_memslots(layout);
@@ -181,4 +184,23 @@ uint64_t virtio_mem_layout_size(const VirtIOMEMLayout *layout,
         return layout->region_size - offset;
     }
     return virtio_mem_layout_offset(layout, index + 1) - offset;
+}
+
+uint64_t virtio_mem_layout_excess(const VirtIOMEMLayout *layout,
+                                  const VirtIOMEMLayout *finer)
+{
+    uint64_t excess = 0;
+    unsigned int i;
+
+    /* It is largest where the first byte of a memslot is needed. */
+    for (i = 0; i < layout->nb_memslots; i++) {
+        const uint64_t start = virtio_mem_layout_offset(layout, i);
+        const unsigned int part = virtio_mem_layout_index(finer, start);
+        const uint64_t size = virtio_mem_layout_size(layout, i);
+        const uint64_t part_size = virtio_mem_layout_size(finer, part);
+
+        /* It is less if @finer is the coarser one. */
+        excess = MAX(excess, size - MIN(size, part_size));
+    }
+    return excess;
 }

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "exec/cpu-common.h"
+#include "hw/virtio/vhost-memslots.h"
 #include "sysemu/runstate.h"
 #include "virtio-mem-internal.h"
 #include "trace.h"
@@ -89,24 +90,79 @@ MemoryRegion *virtio_mem_memslots_container(VirtIOMEM *vmem)
     return &slots->container;
 }
 
-unsigned int virtio_mem_memslots_decide(VirtIOMEM *vmem, uint64_t block_size,
-                                        unsigned int limit)
+unsigned int virtio_mem_memslots_wish(const VirtIOMEM *vmem,
+                                      uint64_t block_size, bool *by_user)
 {
-    VirtIOMEMLayout *layout = &vmem->memslots.layout;
-    const uint64_t region_size = memory_region_size(&vmem->memdev->mr);
-    const uint64_t min_size = MAX(block_size, VIRTIO_MEM_MIN_MEMSLOT_SIZE);
-    unsigned int wanted;
+    const uint64_t possible =
+        DIV_ROUND_UP(memory_region_size(&vmem->memdev->mr),
+                     MAX(block_size, VIRTIO_MEM_MIN_MEMSLOT_SIZE));
+
+    *by_user = vmem->dynamic_memslots && vmem->max_memslots;
+    return !vmem->dynamic_memslots ? 1
+           : MIN(possible, *by_user ? vmem->max_memslots : UINT_MAX);
+}
+
+void virtio_mem_memslots_decide(VirtIOMEM *vmem, uint64_t block_size,
+                                unsigned int limit, const char *why, bool warn)
+{
+    VirtIOMEMMemslots *slots = &vmem->memslots;
+    VirtIOMEMLayout *layout = &slots->layout;
 
     if (!vmem->dynamic_memslots) {
-        return 1;
+        return;
     }
 
-    wanted = MIN(DIV_ROUND_UP(region_size, min_size),
-                 vmem->max_memslots ?: UINT_MAX);
-    virtio_mem_layout_init(layout, region_size, min_size, MIN(wanted, limit));
+    g_free(slots->why_few);
+    slots->why_few = g_strdup(why);
+    slots->warn_few = warn;
+    virtio_mem_layout_init(layout, memory_region_size(&vmem->memdev->mr),
+                           MAX(block_size, VIRTIO_MEM_MIN_MEMSLOT_SIZE),
+                           limit);
     trace_virtio_mem_memslots_decide(limit, layout->nb_memslots,
                                      virtio_mem_layout_size(layout, 0));
-    return wanted;
+}
+
+void virtio_mem_memslots_sizes(const VirtIOMEM *vmem, uint64_t *smallest,
+                               uint64_t *largest)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    unsigned int i;
+
+    *smallest = *largest = memory_region_size(&vmem->memdev->mr);
+    if (!vmem->dynamic_memslots) {
+        return;
+    }
+    *largest = 0;
+    for (i = 0; i < layout->nb_memslots; i++) {
+        const uint64_t size = virtio_mem_layout_size(layout, i);
+
+        *smallest = MIN(*smallest, size);
+        *largest = MAX(*largest, size);
+    }
+}
+
+MemoryRegion *virtio_mem_divide(const VirtIOMEM *vmem, unsigned int limit,
+                                GArray *starts)
+{
+    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
+    VirtIOMEMLayout parts;
+    unsigned int i;
+
+    if (!vmem->dynamic_memslots) {
+        return NULL;
+    }
+    if (!starts) {
+        return &vmem->memdev->mr;
+    }
+
+    virtio_mem_layout_init(&parts, layout->region_size, layout->min_size,
+                           MIN(limit, layout->nb_memslots));
+    for (i = 0; i < parts.nb_memslots; i++) {
+        const uint64_t start = virtio_mem_layout_offset(&parts, i);
+
+        g_array_append_val(starts, start);
+    }
+    return &vmem->memdev->mr;
 }
 
 unsigned int virtio_mem_get_memslots(const VirtIOMEM *vmem)
@@ -306,7 +362,8 @@ bool virtio_mem_memslots_reachable(const VirtIOMEM *vmem, uint64_t offset,
     i = virtio_mem_layout_index(layout, offset);
     *size = virtio_mem_layout_offset(layout, i) +
             virtio_mem_layout_size(layout, i) - offset;
-    return test_bit(i, vmem->memslots.mapped);
+    return test_bit(i, vmem->memslots.mapped) ||
+           vhost_memslots_reach(&vmem->memdev->mr, offset);
 }
 
 static bool is_used(const VirtIOMEM *vmem, unsigned int i)

@@ -73,10 +73,21 @@ static void md_fill_device_info(const MemoryDeviceState *md,
     info->u.virtio_mem.data = data;
 }
 
-static unsigned int md_decide_memslots(MemoryDeviceState *md,
-                                       unsigned int limit)
+static unsigned int md_want_memslots(const MemoryDeviceState *md, bool *by_user)
 {
-    return virtio_mem_decide_memslots(&VIRTIO_MEM_PCI(md)->vdev, limit);
+    return virtio_mem_want_memslots(&VIRTIO_MEM_PCI(md)->vdev, by_user);
+}
+
+static void md_decide_memslots(MemoryDeviceState *md, unsigned int limit,
+                               const char *why, bool warn)
+{
+    virtio_mem_decide_memslots(&VIRTIO_MEM_PCI(md)->vdev, limit, why, warn);
+}
+
+static MemoryRegion *md_divide(const MemoryDeviceState *md, unsigned int limit,
+                               GArray *starts)
+{
+    return virtio_mem_divide(&VIRTIO_MEM_PCI(md)->vdev, limit, starts);
 }
 
 static unsigned int md_get_memslots(const MemoryDeviceState *md)
@@ -152,7 +163,9 @@ static void virtio_mem_pci_class_init(ObjectClass *klass, void *data)
     mdc->get_memory_region = md_get_memory_region;
     mdc->get_min_alignment = md_get_min_alignment;
     mdc->fill_device_info = md_fill_device_info;
+    mdc->want_memslots = md_want_memslots;
     mdc->decide_memslots = md_decide_memslots;
+    mdc->divide = md_divide;
     mdc->get_memslots = md_get_memslots;
     mdc->get_used_memslots = md_get_used_memslots;
     mdc->check_place = md_check_place;

@@ -41,7 +41,7 @@
  */
 #define SHARED_STEP (2 * MiB)
 #define PRIVATE_STEP (8 * MiB)
-/* Nobody but I/O that is late populates what is not mapped. */
+/* Nobody but I/O that is late populates what nobody has mapped. */
 #define UNREACHABLE_STEP (128 * MiB)
 /* Of huge pages; they are few, whatever their size is. */
 #define HUGE_PAGES_STEP 64

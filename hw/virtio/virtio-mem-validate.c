@@ -153,27 +153,21 @@ bool virtio_mem_validate_sizes(const VirtIOMEM *vmem, Error **errp)
     return true;
 }
 
-static uint64_t largest_memslot(const VirtIOMEM *vmem)
-{
-    const VirtIOMEMLayout *layout = &vmem->memslots.layout;
-    uint64_t largest = 0;
-    unsigned int i;
-
-    if (!vmem->dynamic_memslots) {
-        return memory_region_size(&vmem->memdev->mr);
-    }
-    for (i = 0; i < layout->nb_memslots; i++) {
-        largest = MAX(largest, virtio_mem_layout_size(layout, i));
-    }
-    return largest;
-}
-
 bool virtio_mem_validate_memslots(const VirtIOMEM *vmem, Error **errp)
 {
     /* KVM_MEM_MAX_NR_PAGES of virt/kvm/kvm_main.c; nobody can ask for it. */
     const uint64_t kvm_end = (uint64_t)qemu_real_host_page_size() << 31;
-    const uint64_t largest = largest_memslot(vmem);
+    uint64_t smallest, largest;
 
+    virtio_mem_memslots_sizes(vmem, &smallest, &largest);
+
+    if (vmem->max_memslots && !vmem->dynamic_memslots) {
+        error_setg(errp, "'%s' property (%" PRIu32 ") requires '%s' to be 'on':"
+                   " otherwise there is exactly one memory slot",
+                   VIRTIO_MEM_MAX_MEMSLOTS_PROP, vmem->max_memslots,
+                   VIRTIO_MEM_DYNAMIC_MEMSLOTS_PROP);
+        return false;
+    }
     if (vmem->dynamic_memslots &&
         vmem->unplugged_inaccessible != ON_OFF_AUTO_ON) {
         error_setg(errp, "'%s' property set to 'on' requires '%s' to be 'on'",

@@ -55,25 +55,15 @@ bool virtio_mem_check_place(const VirtIOMEM *vmem, Error **errp)
     return virtio_mem_validate_addr(vmem, chosen_block_size(vmem), errp);
 }
 
-unsigned int virtio_mem_decide_memslots(VirtIOMEM *vmem, unsigned int limit)
+unsigned int virtio_mem_want_memslots(const VirtIOMEM *vmem, bool *by_user)
 {
-    return virtio_mem_memslots_decide(vmem, chosen_block_size(vmem), limit);
+    return virtio_mem_memslots_wish(vmem, chosen_block_size(vmem), by_user);
 }
 
-void virtio_mem_fill_device_info(const VirtIOMEM *vmem,
-                                 VirtioMEMDeviceInfo *info)
+void virtio_mem_decide_memslots(VirtIOMEM *vmem, unsigned int limit,
+                                const char *why, bool warn)
 {
-    info->memaddr = vmem->addr;
-    info->node = vmem->node;
-    info->requested_size = vmem->requested_size;
-    info->size = virtio_mem_blocks_plugged_size(&vmem->blocks);
-    info->max_size = virtio_mem_blocks_region_size(&vmem->blocks);
-    info->block_size = vmem->block_size;
-    info->memdev = object_get_canonical_path(OBJECT(vmem->memdev));
-    info->dynamic_memslots = vmem->dynamic_memslots;
-    info->memslots = virtio_mem_get_memslots(vmem);
-    info->memslots_used = virtio_mem_get_used_memslots(vmem);
-    info->reclaimed = virtio_mem_sweep_reclaimed(vmem);
+    virtio_mem_memslots_decide(vmem, chosen_block_size(vmem), limit, why, warn);
 }
 
 bool virtio_mem_check_unplug(VirtIOMEM *vmem, Error **errp)
@@ -296,6 +286,8 @@ static void virtio_mem_device_realize(DeviceState *dev, Error **errp)
     vmem->vm_state = qdev_add_vm_change_state_handler(
         dev, virtio_mem_vm_state_changed, vmem);
 
+    virtio_mem_info_warn(vmem);
+
     /* Before the machine maps the region: who uses it then must find us. */
     memory_region_set_ram_discard_manager(mr, RAM_DISCARD_MANAGER(vmem));
 }
@@ -449,6 +441,11 @@ static void virtio_mem_instance_init(Object *obj)
                         get_block_size, set_block_size, NULL, NULL);
 }
 
+static void virtio_mem_instance_finalize(Object *obj)
+{
+    g_free(VIRTIO_MEM(obj)->memslots.why_few);
+}
+
 static const VMStateDescription vmstate_virtio_mem = {
     .name = "virtio-mem",
     .version_id = 1,
@@ -485,6 +482,7 @@ static const TypeInfo virtio_mem_type = {
     .parent = TYPE_VIRTIO_DEVICE,
     .instance_size = sizeof(VirtIOMEM),
     .instance_init = virtio_mem_instance_init,
+    .instance_finalize = virtio_mem_instance_finalize,
     .class_init = virtio_mem_class_init,
     .interfaces = (InterfaceInfo[]) {
         { TYPE_RAM_DISCARD_MANAGER },

@@ -71,9 +71,13 @@ static void test_counts(void)
     g_assert_cmpint(count_for(20, 4 * GiB, 0), ==, 4);
     g_assert_cmpint(count_for(76, 8 * GiB, 0), ==, 8);
     g_assert_cmpint(count_for(256, 256 * GiB, 0), ==, 256);
-    /* The share of the space: 2 GiB of 512 are worth 1 of 256. */
+    /* The share of the space: 64 GiB of 512 are worth 32 of 256. */
     g_assert_cmpint(count_for(256, 2 * GiB, 0), ==, 2);
-    g_assert_cmpint(count_for(512, 2 * GiB, 0), ==, 1);
+    g_assert_cmpint(count_for(512, 64 * GiB, 0), ==, 32);
+    /* What a small device needs hardly counts. */
+    g_assert_cmpint(count_for(512, 2 * GiB, 0), ==, 2);
+    g_assert_cmpint(count_for(1024, 8 * GiB, 0), ==, 8);
+    g_assert_cmpint(count_for(1024, 32 * GiB, 0), ==, SOFT_LIMIT / 16);
 }
 
 /* Fewer memslots than gibibytes: the first are small nevertheless. */
@@ -108,8 +112,9 @@ static void test_max_memslots(void)
     g_assert_cmpint(count_for(8, 8 * GiB, 8), ==, 8);
     g_assert_cmpint(count_for(8, 8 * GiB, 9), ==, 8);
     g_assert_cmpint(count_for(8, 8 * GiB, UINT32_MAX), ==, 8);
-    /* It lowers the limit of the machine, and never raises it. */
-    g_assert_cmpint(count_for(512, 512 * GiB, 1000), <=, SOFT_LIMIT);
+    /* It takes the place of the device's share. */
+    g_assert_cmpint(count_for(512, 512 * GiB, 1000), ==, 512);
+    g_assert_cmpint(count_for(512, 64 * GiB, 64), ==, 64);
 }
 
 /* Larger blocks than 1 GiB are not divided. */
@@ -268,7 +273,14 @@ static void test_bad_values(void)
     vmem_assert_error(add_error(m, "'max-memslots': 'many'"), "max-memslots");
     vmem_assert_error(add_error(m, "'dynamic-memslots': 'auto'"),
                       "dynamic-memslots");
+    vmem_assert_error(add_error(m, "'max-memslots': 2"),
+                      "'max-memslots' property (2) requires"
+                      " 'dynamic-memslots' to be 'on'");
+    vmem_assert_error(add_error(m, "'max-memslots': 1,"
+                                " 'dynamic-memslots': false"),
+                      "'max-memslots' property (1) requires");
     vmem_assert_devices(m, 0);
+    g_assert_null(add_error(m, "'max-memslots': 0"));
     vmem_machine_stop(m);
 }
 
@@ -292,12 +304,30 @@ static void test_warning(void)
 {
     VMemMachine *m = start_with_space(900, "");
     g_autofree char *log = NULL;
+    g_autofree char *hmp = NULL;
+    QDict *info;
 
-    add_device(m, 0, 2 * GiB, 0);
-    g_assert_cmpint(decided(m, "vm0"), ==, 1);
+    add_device(m, 0, 253 * GiB, 253);
+    g_assert_cmpint(decided(m, "vm0"), ==, 253);
+    g_assert_cmpint(vmem_machine_count_in_log(m, "warning:"), ==, 0);
+    add_device(m, 1, 8 * GiB, 0);
+    g_assert_cmpint(decided(m, "vm1"), ==, 1);
     g_assert_cmpint(vmem_machine_count_in_log(m, "warning:"), ==, 1);
     log = vmem_machine_log(m);
-    g_assert_nonnull(strstr(log, "vm0"));
+    /* Seven GiB more than with a memslot for each, at 2.5 MiB. */
+    g_assert_nonnull(strstr(log, "memory device 'vm1' gets one memory slot"
+                            " instead of 8: "));
+    g_assert_nonnull(strstr(log, "; it can take up to 17 MiB more kernel memory"
+                            " than with 509 memory slots"));
+
+    info = vmem_device_info(m, "vm1");
+    g_assert_nonnull(strstr(log, qdict_get_str(info, "memslots-limited")));
+    qobject_unref(info);
+    info = vmem_device_info(m, "vm0");
+    g_assert_false(qdict_haskey(info, "memslots-limited"));
+    qobject_unref(info);
+    hmp = qtest_hmp(m->qts, "info memory-devices");
+    g_assert_nonnull(strstr(hmp, "  memslots-limited: its 8192 MiB"));
     vmem_machine_stop(m);
 }
 
@@ -320,6 +350,9 @@ static void test_no_warning(void)
     check_no_warning(1, 512 * MiB, 0);
     /* One, because the user wants it so. */
     check_no_warning(8, 8 * GiB, 1);
+    check_no_warning(900, 256 * GiB, 200);
+    /* Fewer than it could use, as it was always. */
+    check_no_warning(1024, 1024 * GiB, 0);
     check_no_warning(900, 2 * GiB, 1);
 }
 

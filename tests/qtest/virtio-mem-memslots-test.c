@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitops.h"
 #include "qemu/units.h"
+#include "qapi/qmp/qlist.h"
 #include "virtio-mem-machine.h"
 
 #define assert_ack(x)   g_assert_cmpint(x, ==, VIRTIO_MEM_RESP_ACK)
@@ -183,7 +184,7 @@ static void test_off(void)
 {
     VMemMachine *m = vmem_machine_start(VMEM_BACKEND("mem0", "3G")
                                         "-device virtio-mem-pci,id=vm0,addr=4,"
-                                        "memdev=mem0,max-memslots=3");
+                                        "memdev=mem0");
     QVirtioMem *vmem = vmem_machine_drive(m, "vm0", 4);
     QVirtioMemConfig c = qvirtio_mem_request_blocks(vmem, 4);
     int i;
@@ -202,6 +203,10 @@ static void test_off(void)
         g_assert_false(qdict_get_bool(info, "dynamic-memslots"));
         g_assert_cmpint(qdict_get_int(info, "memslots"), ==, 1);
         g_assert_cmpint(qdict_get_int(info, "memslots-used"), ==, 1);
+        g_assert_cmpint(qdict_get_int(info, "memslot-min-size"), ==, 3 * GiB);
+        g_assert_cmpint(qdict_get_int(info, "memslot-max-size"), ==, 3 * GiB);
+        g_assert_false(qdict_haskey(info, "memslots-limited"));
+        g_assert_true(qlist_empty(qdict_get_qlist(info, "vhost")));
         qobject_unref(info);
         g_assert_nonnull(strstr(hmp, "  dynamic-memslots: off\n"));
         g_assert_nonnull(strstr(hmp, "  memslots: 1\n"));

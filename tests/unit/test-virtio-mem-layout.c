@@ -12,6 +12,7 @@
 #include "qemu/host-utils.h"
 #include "qemu/units.h"
 #include "hw/virtio/virtio-mem-layout.h"
+#include "virtio-mem-sizes.h"
 
 #define ROUNDS 3000
 #define MODEL_ROUNDS 150
@@ -31,12 +32,6 @@ static const unsigned int edge_limits[] = {
     255, 256, 257, 508, 509, 4096, 32764, INT_MAX, UINT_MAX - 1, UINT_MAX,
 };
 
-static uint64_t random_u64(void)
-{
-    return (uint64_t)(uint32_t)g_test_rand_int() << 32 |
-           (uint32_t)g_test_rand_int();
-}
-
 static unsigned int random_limit(void)
 {
     switch (g_test_rand_int_range(0, 4)) {
@@ -50,41 +45,6 @@ static unsigned int random_limit(void)
         return 1 + ((uint32_t)g_test_rand_int() >> 1 >>
                     g_test_rand_int_range(0, 31));
     }
-}
-
-/* Anything that is at least a byte; powers of two and their neighbours often */
-static uint64_t random_region_size(void)
-{
-    const unsigned int bits = g_test_rand_int_range(0, 64);
-    const uint64_t power = 1ULL << bits;
-
-    switch (g_test_rand_int_range(0, 4)) {
-    case 0:
-        return power;
-    case 1:
-        return MAX(power, 2) - 1;
-    case 2:
-        return power | 1ULL << g_test_rand_int_range(0, 64);
-    default:
-        return power | random_u64() >> (63 - bits);
-    }
-}
-
-static uint64_t random_min_size(void)
-{
-    return 1ULL << g_test_rand_int_range(0, 64);
-}
-
-/* A device's: multiples of a block, at least 1 GiB as the smallest size. */
-static void random_device(uint64_t *region_size, uint64_t *min_size)
-{
-    const unsigned int block_bits = g_test_rand_int_range(20, 40);
-    const unsigned int max_bits = 46;
-    const uint64_t blocks = random_u64() >>
-        (64 - g_test_rand_int_range(1, max_bits - block_bits + 1));
-
-    *region_size = MAX(blocks, 1) << block_bits;
-    *min_size = MAX(1 * GiB, 1ULL << block_bits);
 }
 
 static Wide model_size_at(Wide offset, Wide unit, unsigned int halvings,
@@ -335,47 +295,6 @@ static void test_waste(void)
     }
 }
 
-static void check_larger_limit(uint64_t region_size, uint64_t min_size,
-                               unsigned int limit, unsigned int larger)
-{
-    VirtIOMEMLayout l, finer;
-    unsigned int i;
-
-    virtio_mem_layout_init(&l, region_size, min_size, limit);
-    virtio_mem_layout_init(&finer, region_size, min_size, larger);
-    g_assert_cmpuint(l.nb_memslots, <=, finer.nb_memslots);
-
-    /* Every boundary stays one: then no range of bytes needs more. */
-    for (i = 0; i < l.nb_memslots; i++) {
-        const uint64_t offset = virtio_mem_layout_offset(&l, i);
-        const unsigned int index = virtio_mem_layout_index(&finer, offset);
-
-        g_assert_cmpuint(virtio_mem_layout_offset(&finer, index), ==, offset);
-    }
-}
-
-static void test_larger_limit(void)
-{
-    uint64_t region_size, min_size;
-    unsigned int limit;
-    int round;
-
-    for (round = 0; round < ROUNDS; round++) {
-        limit = g_test_rand_int_range(1, 1000);
-        random_device(&region_size, &min_size);
-        check_larger_limit(region_size, min_size, limit, limit + 1);
-        check_larger_limit(region_size, min_size, limit,
-                           limit + g_test_rand_int_range(0, 1000));
-        check_larger_limit(region_size, min_size, limit, UINT_MAX);
-        check_larger_limit(random_region_size(), random_min_size(), limit,
-                           limit + g_test_rand_int_range(0, 100));
-    }
-    for (limit = 1; limit < 1100; limit++) {
-        check_larger_limit(1 * TiB, 1 * GiB, limit, limit + 1);
-        check_larger_limit(1 * TiB + 5 * GiB, 1 * GiB, limit, limit + 1);
-    }
-}
-
 static void check_count(uint64_t region_size, uint64_t min_size,
                         unsigned int limit, unsigned int expected)
 {
@@ -422,7 +341,6 @@ int main(int argc, char **argv)
                     test_end_of_address_space);
     g_test_add_func("/virtio-mem/layout/model", test_model);
     g_test_add_func("/virtio-mem/layout/waste", test_waste);
-    g_test_add_func("/virtio-mem/layout/larger-limit", test_larger_limit);
     g_test_add_func("/virtio-mem/layout/counts", test_counts);
     return g_test_run();
 }

@@ -8,6 +8,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/cpu-common.h"
+#include "hw/virtio/vhost-memslots.h"
 #include "migration/misc.h"
 #include "virtio-mem-fakes.h"
 
@@ -474,7 +475,7 @@ void fake_host_start(uint64_t region_size, uint64_t block_size,
                            block_size);
     if (limit) {
         virtio_mem_memslots_container(vmem);
-        virtio_mem_memslots_decide(vmem, block_size, limit);
+        virtio_mem_memslots_decide(vmem, block_size, limit, NULL, false);
         nb_memslots = virtio_mem_get_memslots(vmem);
     }
     virtio_mem_memslots_init(vmem);
@@ -486,6 +487,12 @@ void fake_host_start(uint64_t region_size, uint64_t block_size,
     h->users = g_new0(FakeListener, nb_memslots);
     committed = g_new0(bool, nb_memslots);
     machine_maps = true;
+}
+
+bool vhost_memslots_reach(const MemoryRegion *mr, uint64_t offset)
+{
+    g_assert_true(mr == &memdev->mr);
+    return offset >= fake_host.reached_from && offset < fake_host.reached_to;
 }
 
 /* No stream is ever awaited here. */

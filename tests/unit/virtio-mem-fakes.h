@@ -43,6 +43,8 @@ typedef struct FakeListener {
  * @kept: one per block: the host refused to free the memory of it
  * @in_container: one per memslot: mapped in the guest's address space
  * @served: one per memslot: KVM has it
+ * @reached_from: a vhost backend reaches the region from here on, in bytes
+ * @reached_to: and up to here
  * @users: one per memslot: a listener that registers for it while it is mapped,
  *         as vfio does
  * @nb_commits: transactions that changed the topology
@@ -61,6 +63,8 @@ typedef struct FakeHost {
     bool *kept;
     bool *in_container;
     bool *served;
+    uint64_t reached_from;
+    uint64_t reached_to;
     FakeListener *users;
     unsigned int nb_commits;
     unsigned int nb_config;

@@ -14,6 +14,8 @@
 
 #define TYPE_MEMORY_DEVICE "memory-device"
 
+struct vhost_dev;
+
 typedef struct MemoryDeviceClass MemoryDeviceClass;
 typedef struct MemoryDeviceState MemoryDeviceState;
 DECLARE_CLASS_CHECKERS(MemoryDeviceClass, MEMORY_DEVICE, TYPE_MEMORY_DEVICE)
@@ -100,16 +102,41 @@ struct MemoryDeviceClass {
                              MemoryDeviceInfo *info);
 
     /**
+     * @want_memslots: how many memslots would the device like to have?
+     *
+     * Optional, like the next two, which are there if this is. Called by
+     * memory_device_pre_plug(), before realize, with a region configured.
+     * Returns: how many it would use if there were no limit, at least 1; sets
+     * @by_user if the user has chosen that number, or allowed even more.
+     */
+    unsigned int (*want_memslots)(const MemoryDeviceState *md, bool *by_user);
+
+    /**
      * @decide_memslots: choose how many memslots the region shall have
      *
-     * Optional. Called by memory_device_pre_plug(), before realize and before
-     * get_memslots(), with a region configured. The device may use at most
-     * @limit, which is at least 1. It is called again, maybe with another
-     * @limit, when a plug failed and is tried again; the last call counts.
-     * Returns: how many it would use if there were no limit; 1 if it does not
-     * want more.
+     * Called after want_memslots(), before realize and before get_memslots().
+     * The device may use at most @limit, which is at least 1 and at most what
+     * it wants. @why says why that is less, for the user; NULL if it is not.
+     * With @warn, it is so much less that the user should know without having
+     * asked; the device says so once it is realized. The method is called
+     * again, maybe with another @limit, when a plug failed and is tried again;
+     * the last call counts.
      */
-    unsigned int (*decide_memslots)(MemoryDeviceState *md, unsigned int limit);
+    void (*decide_memslots)(MemoryDeviceState *md, unsigned int limit,
+                            const char *why, bool warn);
+
+    /**
+     * @divide: where would parts of the region start if there were few?
+     *
+     * Called for realized devices. Adds to @starts (uint64_t, offsets in bytes
+     * in what is returned, ascending, the first is 0) the start of each of at
+     * most @limit parts. A part consists of whole memslots. @starts is NULL for
+     * who only wants to know the region. Returns: the RAM region whose sections
+     * appear in address spaces; NULL, with nothing added, if the device does
+     * not map it in memslots.
+     */
+    MemoryRegion *(*divide)(const MemoryDeviceState *md, unsigned int limit,
+                            GArray *starts);
 
     /**
      * @get_memslots: how many memslots the region can come to need
@@ -187,6 +214,7 @@ uint64_t memory_device_get_region_size(const MemoryDeviceState *md,
 
 /**
  * memory_devices_collect - all realized memory devices of the machine
+ * @also: one that counts even if it is not realized yet; or NULL
  *
  * Called by the parts of memory-device core, under the BQL. A device that is
  * being plugged is not among them, one that is being unplugged still is.
@@ -194,48 +222,72 @@ uint64_t memory_device_get_region_size(const MemoryDeviceState *md,
  * Returns: the devices (MemoryDeviceState) by ascending address; the caller
  * frees the array, not the devices.
  */
-GPtrArray *memory_devices_collect(void);
+GPtrArray *memory_devices_collect(MemoryDeviceState *also);
+
+/**
+ * memory_devices_left_space - what is left of the space for memory devices
+ * @ms: the machine, with space for memory devices
+ * @plugged: the devices that have a part of it
+ *
+ * Called by the parts of memory-device core, under the BQL.
+ *
+ * Returns: bytes of what the user allowed (maxmem).
+ */
+uint64_t memory_devices_left_space(const MachineState *ms,
+                                   const GPtrArray *plugged);
 
 /**
  * memory_device_decide_memslots - settle how many memslots a device may use
  * @md: the device, not realized, with a region
  * @plugged: all realized memory devices
- * @size: of the region of @md, in bytes
  * @space: what @plugged leave of the space for memory devices, in bytes
- * @warning: set to what the user should know if @md wanted more than one
- *           memslot and has to do with one, to be freed; or to NULL
  * @errp: set if KVM or a vhost backend has too few free memslots; has the name
  *        and the numbers
  *
- * Called by memory_device_pre_plug(), under the BQL.
+ * Called by memory_device_pre_plug(), under the BQL. KVM decides the number. A
+ * vhost backend only has to have room for one: see
+ * memory_device_divide().
  *
  * Returns: false with @errp set if the device cannot be plugged.
  */
 bool memory_device_decide_memslots(MemoryDeviceState *md,
-                                   const GPtrArray *plugged, uint64_t size,
-                                   uint64_t space, char **warning,
+                                   const GPtrArray *plugged, uint64_t space,
                                    Error **errp);
 
 /**
- * memory_devices_check_backend - may this vhost backend join?
- * @name: of the backend, for messages
- * @limit: how many memslots it takes
- * @used: how many of them are used as soon as it joins
- * @errp: says what is in the way, with the numbers, and what to do
+ * memory_device_divide - divide a new device for the vhost backends
+ * @md: the device, realized, or about to be
  *
- * The backend has to have room for what is mapped and for what memory devices
- * have reserved. Devices that decide how many memslots they use relied on a
- * total of at least MEMORY_DEVICES_SAFE_MAX_MEMSLOTS
- * (hw/mem/memslot-budget.h), so while one of them uses more than one memslot,
- * backends with fewer are refused altogether.
+ * A backend with few memory slots gets several memslots of a device as one
+ * part, which is in its table as soon as one of them is mapped. Each backend
+ * gives the device its share of what it has, but at least one, and shares anew
+ * what devices have of which nothing is in its table. KVM, where the size of a
+ * memslot costs host memory, knows nothing of that.
+ *
+ * Called by memory_device_plug() before anything is mapped, under the BQL.
+ */
+void memory_device_divide(MemoryDeviceState *md);
+
+/**
+ * memory_device_unite - make vhost backends forget how a device is divided
+ * @md: the device, unmapped
+ *
+ * Called by memory_device_unplug(), under the BQL.
+ */
+void memory_device_unite(const MemoryDeviceState *md);
+
+/**
+ * memory_devices_divide_for_vhost - divide all devices for a new vhost backend
+ * @hdev: the vhost device; vhost_memslots_attach() was called, and its table is
+ *        that of undivided memory
+ *
+ * The table has to be made anew afterwards, and may be too large for the
+ * backend: see vhost_memslots_check().
  *
  * Called when a vhost device is initialized or has connected again, under the
- * BQL. The devices are asked each time.
- *
- * Returns: true if the backend can be used.
+ * BQL.
  */
-bool memory_devices_check_backend(const char *name, unsigned int limit,
-                                  unsigned int used, Error **errp);
+void memory_devices_divide_for_vhost(struct vhost_dev *hdev);
 
 /**
  * memory_device_check_sharing - can all vhost-user backends use its memory?

@@ -10,82 +10,102 @@
 /*
  * KVM and vhost long had 509 memslots: 256 for DIMMs, and the other 253 for
  * boot memory, PCI BARs and the like. That many are known to be enough for a
- * machine of which one half goes to memory devices. With fewer than that in
- * total, nobody knows, so no device gets more than the one that it must have.
+ * machine of which one half goes to memory devices. Who has fewer gives one
+ * half of what is free.
  */
 #define MEMORY_DEVICES_SAFE_MAX_MEMSLOTS 509
 #define MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT 256
 
+/*
+ * A view of an address space has less than 4096 sections (TARGET_PAGE_SIZE, in
+ * softmmu/physmem.c), and a memslot with a gap behind it is two. Half of it is
+ * for all else.
+ */
+#define MEMORY_DEVICES_HARD_MEMSLOT_LIMIT 1024
+
 /**
- * typedef MemslotBudget - what there is to share before a device is plugged
- * @total: the smallest maximum of all that have a maximum (KVM, vhost
- *         backends); UINT_MAX where there is none
- * @available: the smallest number of memslots without a user, of the same;
- *             UINT_MAX where there is none
- * @required: memslots that plugged memory devices may come to use
- * @reserved: those of @required that are not used now; may exceed @available
- * @space: what plugged memory devices leave of the space for such devices, in
- *         bytes
+ * typedef MemslotBudget - what one provider of memslots has for a device
+ * @total: how many the provider (KVM, a vhost backend) has; UINT_MAX: no limit
+ * @spare: those without a user, without those that memory devices have
+ *         reserved, which is 0 if more are reserved than free; UINT_MAX: no
+ *         limit
+ * @required: memslots that the other memory devices may come to use
+ * @decided: those of @required whose number comes from memslot_budget_limit()
+ * @space: what the other memory devices leave of the space for such devices,
+ *         in bytes
  *
- * Numbers, not QOM: the caller asks the backends and the devices.
+ * Numbers, not QOM: the caller asks providers and devices.
  */
 typedef struct MemslotBudget {
     unsigned int total;
-    unsigned int available;
+    unsigned int spare;
     unsigned int required;
-    unsigned int reserved;
+    unsigned int decided;
     uint64_t space;
 } MemslotBudget;
 
 /**
- * enum MemslotBudgetReason - why a limit is 1
- * @MEMSLOT_BUDGET_ENOUGH: it is not; the limit is larger than 1
+ * typedef MemslotWish - what a device asks for
+ * @size: of its region, in bytes, any value
+ * @wanted: how many memslots it would use if there were no limit, at least 1
+ * @by_user: the user has chosen @wanted, or a number above it
+ */
+typedef struct MemslotWish {
+    uint64_t size;
+    unsigned int wanted;
+    bool by_user;
+} MemslotWish;
+
+/**
+ * enum MemslotBudgetReason - why a device gets fewer memslots than wanted
+ * @MEMSLOT_BUDGET_ENOUGH: it does not
  * @MEMSLOT_BUDGET_TOTAL_TOO_SMALL: the total is below
  *                                  MEMORY_DEVICES_SAFE_MAX_MEMSLOTS
- * @MEMSLOT_BUDGET_SOFT_LIMIT_REACHED: plugged memory devices require (nearly)
- *                                     all of MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT
- * @MEMSLOT_BUDGET_NONE_FREE: at most one memslot is free beyond the reserved
- * @MEMSLOT_BUDGET_SHARE_TOO_SMALL: the device takes too little of the space for
- *                                  a second memslot
- *
- * Where more than one is true, the first one counts; but NONE_FREE comes before
- * SOFT_LIMIT_REACHED where it leaves less.
+ * @MEMSLOT_BUDGET_SHARE_TOO_SMALL: the device takes too little of the space
+ * @MEMSLOT_BUDGET_SOFT_LIMIT_REACHED: it gets what is left of
+ *                                     MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT
+ * @MEMSLOT_BUDGET_HARD_LIMIT_REACHED: the user wants more than what is left of
+ *                                     MEMORY_DEVICES_HARD_MEMSLOT_LIMIT
+ * @MEMSLOT_BUDGET_NONE_FREE: it gets all that are spare
  */
 typedef enum MemslotBudgetReason {
     MEMSLOT_BUDGET_ENOUGH,
     MEMSLOT_BUDGET_TOTAL_TOO_SMALL,
-    MEMSLOT_BUDGET_SOFT_LIMIT_REACHED,
-    MEMSLOT_BUDGET_NONE_FREE,
     MEMSLOT_BUDGET_SHARE_TOO_SMALL,
+    MEMSLOT_BUDGET_SOFT_LIMIT_REACHED,
+    MEMSLOT_BUDGET_HARD_LIMIT_REACHED,
+    MEMSLOT_BUDGET_NONE_FREE,
 } MemslotBudgetReason;
 
 /**
  * memslot_budget_limit - how many memslots a device may use at most
- * @budget: as it is without the device
- * @size: of the device's region, in bytes, any value
- * @reason: set to why the result is 1
+ * @budget: of the provider, as it is without the device
+ * @wish: of the device
+ * @reason: set to why the result is less than the wanted number
  *
- * Memslots go to devices in proportion to the space that they take, rounded
- * down, so that devices plugged later find their share untouched. A device
- * that takes all of the space that is left gets all memslots that are left.
+ * Memslots go to devices in proportion to the space that they take, so that
+ * devices plugged later find their share untouched. A device that takes all of
+ * the space that is left gets all that there is to share:
  *
- * The result is a limit, no promise: with no memslot free it is 1 as well. Use
- * memslot_budget_fits() for what the device requires in the end.
+ * - with a total of at least MEMORY_DEVICES_SAFE_MAX_MEMSLOTS, what is left of
+ *   MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT, or what is spare if that is less; the
+ *   share of it is rounded down
+ * - with a smaller total, half of what neither memory devices that get a share
+ *   nor anybody else uses; the share is rounded up, but not above that of the
+ *   other rule
  *
- * Returns: 1 to MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT.
+ * At any total, a device gets a sixteenth of what is left, for what a small
+ * device needs hardly counts. What the user has chosen replaces the share: all
+ * that are spare are left to it, up to MEMORY_DEVICES_HARD_MEMSLOT_LIMIT for
+ * all memory devices.
+ *
+ * The result is a limit, no promise: with no memslot spare it is 1 as well.
+ *
+ * Returns: 1 to the wanted number; never less for a larger total or more spare
+ * ones.
  */
-unsigned int memslot_budget_limit(const MemslotBudget *budget, uint64_t size,
+unsigned int memslot_budget_limit(const MemslotBudget *budget,
+                                  const MemslotWish *wish,
                                   MemslotBudgetReason *reason);
-
-/**
- * memslot_budget_fits - are there enough memslots for one more device?
- * @available: memslots of one backend without a user; UINT_MAX: no limit
- * @reserved: memslots that plugged memory devices do not use yet
- * @required: memslots that the device may come to use
- *
- * Returns: true if all of them can be used at the same time.
- */
-bool memslot_budget_fits(unsigned int available, unsigned int reserved,
-                         unsigned int required);
 
 #endif /* HW_MEM_MEMSLOT_BUDGET_H */

@@ -35,18 +35,6 @@ bool vhost_user_can_map(MemoryRegion *mr);
 const char *vhost_user_unable_to_map(MemoryRegion *mr);
 
 /**
- * vhost_user_absent_memslots - the memslots of backends that may come back
- * @name: set to the name of the backend with the fewest, untouched without any;
- *        valid as long as there is its device
- *
- * The next backend has to take as many as the last one, and must not find that
- * a memory device relies on more.
- *
- * Return: the smallest limit of all that are away; UINT_MAX without any.
- */
-unsigned int vhost_user_absent_memslots(const char **name);
-
-/**
  * vhost_user_sharing_join - there is one more vhost-user device
  * @user: of the device, which is being realized; @chr is set
  *

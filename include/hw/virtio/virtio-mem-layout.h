@@ -23,17 +23,19 @@ typedef struct VirtIOMEMLayoutBand {
 /**
  * typedef VirtIOMEMLayout - memslots of a device
  * @region_size: in bytes
+ * @min_size: smallest size of a memslot that is wanted, in bytes
  * @nb_memslots: at least 1; they are numbered from 0
  * @nb_bands: at least 1
  * @band: band 0 is memslot 0; with s for its size, band b > 0 is the range
  *        [s << (b - 1), s << b), and the region may end in the last one
  *
  * Numbers, not QOM: it knows neither memory regions nor listeners. Readers may
- * look at @region_size and @nb_memslots. Nothing changes after initialization,
- * so that no lock is needed.
+ * look at @region_size, @min_size and @nb_memslots. Nothing changes after
+ * initialization, so that no lock is needed.
  */
 typedef struct VirtIOMEMLayout {
     uint64_t region_size;
+    uint64_t min_size;
     unsigned int nb_memslots;
     unsigned int nb_bands;
     VirtIOMEMLayoutBand band[VIRTIO_MEM_LAYOUT_MAX_BANDS];
@@ -55,10 +57,12 @@ typedef struct VirtIOMEMLayout {
  * memslots for 65536 times @min_size, the memslots that hold the first P bytes
  * are together at most P + MAX(@min_size, P / 16) bytes.
  *
- * A larger @limit only divides memslots further. It never makes the memslots
- * that hold some given bytes larger.
+ * A larger @limit only divides memslots further: with the same @region_size and
+ * @min_size, each memslot of the coarser layout consists of whole memslots of
+ * the finer one.
  *
- * The device calls it once, when it is told how many memslots it may use.
+ * The device calls it when it is told how many memslots it may use, and when it
+ * is asked for larger parts.
  */
 void virtio_mem_layout_init(VirtIOMEMLayout *layout, uint64_t region_size,
                             uint64_t min_size, unsigned int limit);
@@ -93,5 +97,16 @@ uint64_t virtio_mem_layout_offset(const VirtIOMEMLayout *layout,
  */
 uint64_t virtio_mem_layout_size(const VirtIOMEMLayout *layout,
                                 unsigned int index);
+
+/**
+ * virtio_mem_layout_excess - what a coarser layout can cost
+ * @layout: initialized
+ * @finer: of the same region and smallest size, with any limit
+ *
+ * Returns: how many bytes more are mapped with @layout than with @finer, at
+ * most, if the region fills from its start; 0 if @layout is the finer one.
+ */
+uint64_t virtio_mem_layout_excess(const VirtIOMEMLayout *layout,
+                                  const VirtIOMEMLayout *finer);
 
 #endif /* HW_VIRTIO_MEM_LAYOUT_H */

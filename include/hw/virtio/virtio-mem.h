@@ -58,6 +58,8 @@ typedef struct VirtIOMEMStream {
  * @has_container: @container is initialized
  * @container: what the machine maps; holds those aliases that are mapped
  * @layout: number, place and size of the memslots; decided before realize
+ * @why_few: why there are not as many as wanted, for the user; or NULL
+ * @warn_few: the user should know without having asked
  * @aliases: one per memslot, while realized
  * @nb_mapped: memslots in @mapped
  * @mapped: one bit per memslot that is in @container
@@ -68,6 +70,8 @@ typedef struct VirtIOMEMMemslots {
     bool has_container;
     MemoryRegion container;
     VirtIOMEMLayout layout;
+    char *why_few;
+    bool warn_few;
     MemoryRegion *aliases;
     unsigned int nb_mapped;
     unsigned long *mapped;
@@ -182,16 +186,44 @@ MemoryRegion *virtio_mem_get_memory_region(VirtIOMEM *vmem, Error **errp);
 bool virtio_mem_check_place(const VirtIOMEM *vmem, Error **errp);
 
 /**
+ * virtio_mem_want_memslots - how many memslots would the device like to have?
+ * @vmem: the device with a region
+ * @by_user: set to whether 'max-memslots' limits the number
+ *
+ * Called by the proxy for memory-device core when the device is plugged, under
+ * the BQL.
+ *
+ * Returns: how many it would use without another limit, at least 1; always 1
+ * without dynamic memslots.
+ */
+unsigned int virtio_mem_want_memslots(const VirtIOMEM *vmem, bool *by_user);
+
+/**
  * virtio_mem_decide_memslots - into how many memslots to divide the region
  * @vmem: the device with a region, not realized
- * @limit: how many it may use, at least 1
+ * @limit: how many it may use, 1 to virtio_mem_want_memslots()
+ * @why: why that is less than it wants, for the user, or NULL; copied
+ * @warn: tell the user when the device is realized
  *
  * Called by the proxy for memory-device core when the device is plugged, under
  * the BQL. May be called again, as long as the device is not realized.
- *
- * Returns: how many it would use without @limit.
  */
-unsigned int virtio_mem_decide_memslots(VirtIOMEM *vmem, unsigned int limit);
+void virtio_mem_decide_memslots(VirtIOMEM *vmem, unsigned int limit,
+                                const char *why, bool warn);
+
+/**
+ * virtio_mem_divide - into which parts to divide the region for somebody else
+ * @vmem: the device, virtio_mem_decide_memslots()
+ * @limit: how many parts there may be, at least 1
+ * @starts: the start of each part is added, uint64_t, offset in bytes; or NULL
+ *
+ * Called by the proxy for memory-device core, under the BQL.
+ *
+ * Returns: the region of the memory backend, each memslot of which lies in one
+ * part; NULL, with nothing added, without dynamic memslots.
+ */
+MemoryRegion *virtio_mem_divide(const VirtIOMEM *vmem, unsigned int limit,
+                                GArray *starts);
 
 /**
  * virtio_mem_get_memslots - how many memslots the device may come to use
