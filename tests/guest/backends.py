@@ -15,6 +15,7 @@ from process import VMDied, die_with_parent
 from waiting import PATIENCE, wait_for
 
 # Of Debian's package qemu-system-common.
+STORAGE_DAEMON = Path('/usr/bin/qemu-storage-daemon')
 VIRTIOFSD = Path('/usr/lib/qemu/virtiofsd')
 
 
@@ -91,12 +92,13 @@ class Process:
                           self.log()[-2000:]])
 
 
-def storage_daemon(name, image, queues=1):
-    """QEMU's own, of the same build: a file as a disk."""
-    program = Path(Settings.binary).parent / 'storage-daemon'
+def storage_daemon(name, image, queues=1, program=None):
+    """QEMU's own, of the same build or another one: a file as a disk."""
+    program = program or (Path(Settings.binary).parent / 'storage-daemon'
+                          / 'qemu-storage-daemon')
     # Two of them have the same file open while a VM migrates.
     return Process(
-        name, program / 'qemu-storage-daemon',
+        name, program,
         '--blockdev', f'driver=file,node-name=disk,filename={image},'
                       'locking=off',
         '--export', 'type=vhost-user-blk,id=export,node-name=disk,'
@@ -104,11 +106,11 @@ def storage_daemon(name, image, queues=1):
                     'addr.type=unix,addr.path=SOCKET')
 
 
-def small_blk(name, image):
+def small_blk(name, image, slots=8):
     """contrib/vhost-user-blk of the same build, with 8 memslots as DPDK."""
     program = Path(Settings.binary).parent / 'contrib' / 'vhost-user-blk'
     return Process(name, program / 'vhost-user-blk', '--socket-path=SOCKET',
-                   f'--blk-file={image}', '--max-ram-slots=8')
+                   f'--blk-file={image}', f'--max-ram-slots={slots}')
 
 
 def virtiofsd(name, directory):

@@ -8,7 +8,7 @@ when a failure is looked for.  What they return is a line for the trace.
 from config import GIB, MIB
 from hostileguest import Guest
 from hostileplaces import FREE
-from hostileworld import DISK_SIZE
+from hostileworld import DISK_SIZE, SLOTS
 from qmp import QmpError
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
 
@@ -180,7 +180,8 @@ class Actions(Guest):
         disk = self._served('fake')
         if disk is None:
             return 'none'
-        slots = self.rng.choice((512, 512, 600, 8))
+        # With 3 it may find too many devices.
+        slots = self.rng.choice((*SLOTS, 600, 3))
         disk.fake.close()
         self.world.make_fake(disk, slots)
         return f'{disk.name} {slots} slots'

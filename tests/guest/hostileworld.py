@@ -26,6 +26,8 @@ EJECT_PORT = 0xae08
 VSOCK = Path('/dev/vhost-vsock')
 DISK_SIZE = 16 * MIB
 TIB = 1024 * GIB
+# Of scripted backends.
+SLOTS = (8, 32, 64, 512)
 PAGE = 4096
 
 
@@ -201,8 +203,9 @@ class World:
         disk.options = {'guest_cid': os.getpid() % 100000 + 3}
         return disk
 
-    def make_fake(self, disk, slots=512):
+    def make_fake(self, disk, slots=None):
         """A backend that is scripted, in place of what was there."""
+        slots = slots or self.rng.choice(SLOTS)
         path = self.directory / disk.name
         complaints = disk.fake.complaints if disk.fake else []
         path.unlink(missing_ok=True)

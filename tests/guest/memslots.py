@@ -7,7 +7,7 @@ the plainest way, and applied to what the guest says it has.
 
 import re
 
-from config import GIB, MemDevice
+from config import GIB, MIB, MemDevice
 from guesttest import GuestTest
 from memory import device_infos
 
@@ -62,10 +62,13 @@ def layout(size, smallest=GIB, limit=SOFT_LIMIT):
 
 
 def shares(space, sizes):
-    """Memslots for devices that are plugged in this order into a space."""
+    """Memslots for devices that are plugged in this order into a space.
+
+    A sixteenth of what is left is for everybody who needs no more.
+    """
     left, counts = SOFT_LIMIT, []
     for size in sizes:
-        limit = max(1, left * size // space)
+        limit = max(1, left * size // space, left // 16)
         counts.append(len(layout(size, limit=limit)))
         left -= counts[-1]
         space -= size
@@ -135,3 +138,24 @@ class MemslotsTest(GuestTest):
         self.assertEqual(memslots(vm, device.id), (len(slots), len(expected)))
         self.assertEqual(mapped_aliases(vm, device.memdev), expected)
         return expected
+
+    def leave_only_boundaries(self, vm, count):
+        """Take offline all memory of the device but that at boundaries.
+
+        So that a process gets the pages that it wants without filling GiBs.
+        """
+        memaddr = device_infos(vm)['vm0']['memaddr']
+        block = int(vm.run('cat /sys/devices/system/memory/'
+                           'block_size_bytes'), 16)
+        boundaries = [memaddr + (n + 1) * GIB for n in range(count)]
+        first = memaddr // block
+        end = first + (2 * GIB + 128 * MIB) // block
+        near = {number for boundary in boundaries
+                for number in (boundary // block - 1, boundary // block)}
+        away = [n for n in range(first, end) if n not in near]
+        for state, numbers in (('offline', away), ('offline', sorted(near)),
+                               ('online_movable', sorted(near))):
+            vm.run(f'for n in {" ".join(map(str, numbers))}; do '
+                   f'echo {state} > /sys/devices/system/memory/memory$n/state '
+                   '|| exit 1; done')
+        return ' '.join(hex(boundary) for boundary in boundaries)

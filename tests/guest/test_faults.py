@@ -5,6 +5,7 @@ What fails are system calls of a QEMU that uses KVM's real memslots.
 """
 
 import errno
+import re
 
 import migration
 import pciaccess
@@ -14,7 +15,7 @@ from faults import FaultyVM
 from guesttest import GuestTest, Settings
 from hostmem import HostMemory, SharedHostMemory
 from memory import device_infos, plugged_size
-from memslots import dynamic, mapped_aliases, memslots
+from memslots import dynamic, layout, mapped_aliases, memslots
 from qmp import QmpError
 from qtestvm import Machine, kvm_missing
 from virtiomem import (ACK, BUSY, MIXED, PLUG, PLUGGED, UNPLUG,
@@ -262,27 +263,75 @@ class Faults(GuestTest):
     # -- the number of memslots -------------------------------------------
 
     def test_few(self):
-        """With fewer memslots than is safe there is one, and a warning."""
-        for number in (32, 508):
+        """With few memslots it takes half of them, and says what it costs."""
+        size = 64 * GIB
+        for number in (12, 32, 64):
             with self.subTest(number=number):
-                vm, driver, base = self.start_driven(nr_memslots=number)
-                self.assertEqual(memslots(vm), (1, 0))
-                self.assertIn(
-                    "warning: memory device 'vm0' gets one memory slot instead"
-                    f' of 8: hypervisor has only {number} memory slots',
-                    vm.stderr())
-                driver.plug(base, 1)
-                self.assertEqual(memslots(vm), (1, 1))
-        vm, driver, base = self.start_driven(nr_memslots=509)
-        self.assertEqual(memslots(vm), (8, 0))
+                vm, driver, _ = self.start_driven(small(size),
+                                                  nr_memslots=number)
+                self.check_few(vm, number, layout(size))
+                slots, _ = memslots(vm)
+                count, _ = vm.memslots()
+                driver.plug_batch(driver.ranges(0, size))
+                self.assertEqual(memslots(vm), (slots, slots))
+                # Each device that is there needs some, half of them at most.
+                self.assertEqual(vm.memslots()[0], count + slots)
+                self.assertLess(vm.memslots()[0], number)
+        vm, _, _ = self.start_driven(small(size), nr_memslots=509)
+        self.assertEqual(memslots(vm), (64, 0))
         self.assertNotIn('memory slot', vm.stderr())
+
+    def check_few(self, vm, number, best):
+        """Half of what is free, rounded up, and what the message says."""
+        found = re.findall(
+            r"warning: memory device 'vm0' gets (one|\d+) memory slots? instead"
+            fr' of {len(best)}: (.*); it can take up to (\d+) MiB more kernel'
+            ' memory than with 509 memory slots in total', vm.stderr())
+        self.assertEqual(len(found), 1, vm.stderr())
+        count, why, cost = found[0]
+        free, = re.fullmatch(
+            f'hypervisor allows only {number} memory slots, and half of the'
+            r' (\d+) free ones are left to other devices', why).groups()
+        slots = layout(sum(best), limit=(int(free) + 1) // 2)
+        self.assertEqual(memslots(vm), (len(slots), 0))
+        self.assertEqual(device_infos(vm)['vm0']['memslots-limited'], why)
+        self.assertEqual(count, str(len(slots)) if slots[1:] else 'one')
+        # 10 bytes for each page of what is mapped in vain.
+        self.assertEqual(int(cost), (max(slots) - GIB) // 4096 * 10 // MIB)
+
+    def test_user_limit(self):
+        """max-memslots is the user's word: all that is free, if need be."""
+        size = 64 * GIB
+        for wanted, given in ((40, 40), (64, 0)):
+            with self.subTest(wanted=wanted):
+                vm, driver, _ = self.start_driven(
+                    small(size, max_memslots=wanted), nr_memslots=64)
+                if given:
+                    slots = layout(size, limit=given)
+                    self.assertNotIn('memory slot', vm.stderr())
+                else:
+                    found = re.search(
+                        r"'vm0' gets (\d+) memory slots instead of 64: "
+                        r'hypervisor has (\d+) free memory slots \(of 64\), and'
+                        ' plugged memory devices have reserved 0; it can take'
+                        r' up to (\d+) MiB more', vm.stderr())
+                    count, free, cost = (int(text) for text in found.groups())
+                    slots = layout(size, limit=free)
+                    self.assertEqual(count, len(slots))
+                    self.assertEqual(cost, (max(slots) - GIB) // 4096 * 10
+                                     // MIB)
+                self.assertEqual(memslots(vm), (len(slots), 0))
+                free = 64 - vm.memslots()[0]
+                driver.plug_batch(driver.ranges(0, size))
+                self.assertEqual(memslots(vm), (len(slots), len(slots)))
+                self.assertLessEqual(len(slots), free)
 
     def test_few_for_device_without_place(self):
         """The warning is for a device that gets its place, and comes once."""
-        warning = "'vm0' gets one memory slot instead of 8"
+        warning = "'vm0' gets 4 memory slots instead of 8"
         config = machine(small(), devices=[],
                          extra=['-machine', MACHINES['pc']])
-        vm = self.start(config, nr_memslots=64)
+        vm = self.start(config, nr_memslots=12)
         device = small()
         vm.qmp.command('object-add', qom_type=device.backend,
                        **device.backend_arguments())
@@ -293,7 +342,7 @@ class Faults(GuestTest):
                 vm.qmp.command('device_add', **arguments, memaddr=memaddr)
             self.assertNotIn('memory slot', vm.stderr())
         vm.qmp.command('device_add', **arguments)
-        self.assertEqual(memslots(vm), (1, 0))
+        self.assertEqual(memslots(vm), (4, 0))
         self.assertEqual(vm.stderr().count(warning), 1)
 
     def test_none_free(self):

@@ -6,6 +6,7 @@ from guesttest import GuestTest, Settings
 from memory import device_infos, request, resize, settle
 from memslots import (DYNAMIC, SOFT_LIMIT, MemslotsTest, dynamic, flat_ranges,
                       layout, mapped_aliases, memslots, shares)
+from process import VMDied
 from qtestvm import Machine, QtestVM, kvm_missing
 from waiting import PATIENCE
 
@@ -105,11 +106,11 @@ class Memslots(MemslotsTest):
 class Decision(GuestTest):
     """Decided when the device is plugged: no guest has to run for it."""
 
-    def decided(self, accel, space, sizes):
+    def decided(self, accel, space, sizes, **options):
         boot = GIB
         machine = Machine(accel=accel, memory=boot, max_memory=boot + space,
-                          devices=[dynamic(index, size) for index, size
-                                   in enumerate(sizes)])
+                          devices=[dynamic(index, size, **options)
+                                   for index, size in enumerate(sizes)])
         if accel == 'qtest':
             machine.extra = ['-cpu', machine.cpu]
         vm = QtestVM(Settings.binary, machine, f'qtest{len(self.vms)}')
@@ -158,7 +159,7 @@ class Decision(GuestTest):
             self.check(512 * GIB, sizes, counts)
 
     def test_user_limit(self):
-        """max-memslots lowers the number, and cannot raise it."""
+        """max-memslots is the most, and not more than there are GiB."""
         for limit in (1, 2, 3, 64, 1000):
             config = Config(max_memory=9 * GIB, extra=['-S'], devices=[
                 dynamic(0, 8 * GIB, max_memslots=limit)])
@@ -166,3 +167,26 @@ class Decision(GuestTest):
             slots = layout(8 * GIB, limit=limit)
             self.assertEqual(memslots(vm), (len(slots), 0))
             vm.stop()
+
+    def test_user_limit_beyond_share(self):
+        """What the user wants is not a matter of the space."""
+        size, space = 64 * GIB, 1024 * GIB
+        self.check(space, [size], [len(layout(size, limit=16))])
+        for limit in (2, 16, 40, 64, 300):
+            for accel in self.accelerators():
+                with self.subTest(limit=limit, accel=accel):
+                    slots = layout(size, limit=limit)
+                    self.assertEqual(
+                        self.decided(accel, space, [size],
+                                     max_memslots=limit), [len(slots)])
+
+    def test_user_limit_refused(self):
+        """Where there are no dynamic memslots it would have no effect."""
+        machine = Machine(max_memory=9 * GIB, accel='qtest', devices=[
+            dynamic(0, 8 * GIB, dynamic_memslots=False, max_memslots=4)])
+        machine.extra = ['-cpu', machine.cpu]
+        vm = QtestVM(Settings.binary, machine, 'refused')
+        self.addCleanup(vm.stop)
+        with self.assertRaisesRegex(VMDied, "'max-memslots' .*"
+                                    "'dynamic-memslots'"):
+            vm.start()

@@ -60,27 +60,6 @@ class MemslotsIO(MemslotsTest):
         self.assertEqual(plain.read_bytes()[length:2 * length],
                          before[1][length:2 * length])
 
-    def leave_only_boundaries(self, vm, count):
-        """Take offline all memory of the device but that at boundaries.
-
-        So that a process gets the pages that it wants without filling GiBs.
-        """
-        memaddr = device_infos(vm)['vm0']['memaddr']
-        block = int(vm.run('cat /sys/devices/system/memory/'
-                           'block_size_bytes'), 16)
-        boundaries = [memaddr + (n + 1) * GIB for n in range(count)]
-        first = memaddr // block
-        end = first + (2 * GIB + 128 * MIB) // block
-        near = {number for boundary in boundaries
-                for number in (boundary // block - 1, boundary // block)}
-        away = [n for n in range(first, end) if n not in near]
-        for state, numbers in (('offline', away), ('offline', sorted(near)),
-                               ('online_movable', sorted(near))):
-            vm.run(f'for n in {" ".join(map(str, numbers))}; do '
-                   f'echo {state} > /sys/devices/system/memory/memory$n/state '
-                   '|| exit 1; done')
-        return ' '.join(hex(boundary) for boundary in boundaries)
-
     def requests(self, vm):
         stats = next(entry['stats'] for entry
                      in vm.qmp.command('query-blockstats')

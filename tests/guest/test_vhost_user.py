@@ -7,24 +7,20 @@ No guest runs: a driver over the qtest protocol starts the backends.
 import os
 
 from backends import disk, file_system, network, shared
-from config import GIB, MACHINES, MIB
+from config import GIB, MIB
+from fewslots import PC, FewSlotsTest, vhost_info
 from memslots import SOFT_LIMIT, memslots
 from qmp import QmpError
 from qtestvm import kvm_missing
 from vhostdrivers import (IN, OUT, SECTOR, VirtioBlk, start_file_system,
                           start_network)
-from vhostuser import (ADD_MEM_REG, BASELINE_SLOTS, CONFIGURE_MEM_SLOTS,
-                       NET_PROTOCOL, SET_MEM_TABLE)
-from vhostusertest import BLOCK, VhostUserTest, consume, consumers, small
-from waiting import PATIENCE, wait_for
-
-TEXT = bytes(range(256)) * 16
-# Writing a slot's bit there ejects it from an i440fx.
-EJECT_PORT = 0xae08
-PC = ['-machine', MACHINES['pc']]
+from vhostuser import (ADD_MEM_REG, CONFIGURE_MEM_SLOTS, NET_PROTOCOL,
+                       SET_MEM_TABLE)
+from vhostusertest import BLOCK, consume, consumers, small
+from waiting import wait_for
 
 
-class VhostUserDecision(VhostUserTest):
+class VhostUserDecision(FewSlotsTest):
 
     def test_many(self):
         """The storage daemon takes as many memslots as a device wants."""
@@ -40,46 +36,45 @@ class VhostUserDecision(VhostUserTest):
                     self.assertNotIn('memory slot', vm.stderr())
                     vm.stop()
 
-    def check_plug(self, vm, backend, slots, count):
+    def check_plug(self, vm, backend, parts, name='disk'):
         """What a backend gets when blocks are plugged and unplugged."""
         driver, base = self.drive(vm)
-        self.check_table(vm, backend)
-        for index in (count - 1, 0):
-            driver.plug(base + index * GIB + BLOCK, 1)
-            self.check_table(vm, backend)
-        expected = 1 if slots == 1 else 2
-        self.assertEqual(memslots(vm), (slots, expected))
-        where = base + (count - 1) * GIB + BLOCK
-        vm.qtest.put(where, TEXT)
-        self.assertEqual(backend.read(where, len(TEXT)), TEXT)
+        last = base + 7 * GIB + BLOCK
+        self.check_step(vm, backend, name)
+        driver.plug(last, 1)
+        self.check_step(vm, backend, name, within=[last])
+        driver.plug(base + BLOCK, 1)
+        self.assertEqual(memslots(vm), (8, 2))
+        self.check_step(vm, backend, name, within=[last, base + BLOCK])
+        self.assertEqual(vhost_info(vm, name)['memslots-used'],
+                         min(parts, 2))
         driver.unplug(base + BLOCK, 1)
-        self.check_table(vm, backend)
+        self.check_step(vm, backend, name, within=[last])
         driver.unplug_all()
-        self.assertEqual(memslots(vm), (slots, 0))
-        self.check_table(vm, backend)
+        self.assertEqual(memslots(vm), (8, 0))
+        self.check_step(vm, backend, name)
+
+    def check_limit(self, vm, name, parts):
+        """A memslot per GiB, whatever a backend takes, and no complaint."""
+        self.assertEqual(memslots(vm), (8, 0))
+        self.assertNotIn('memory slot', vm.stderr())
+        self.assertEqual(vhost_info(vm, name)['memslots'], parts)
 
     def test_limits(self):
-        """What a backend reports decides; below 509 there is a warning."""
-        for reported, count in ((8, 1), (32, 1), (33, 1), (508, 1), (509, 4),
-                                (512, 4), (4096, 4), (1 << 63, 4)):
+        """What a backend reports decides what is one to it, and no more.
+
+        Four are for boot memory, and half of the rest is left.
+        """
+        for reported, parts in ((3, 1), (4, 1), (6, 1), (7, 2), (8, 2),
+                                (12, 4), (15, 6), (16, 6), (32, 8), (508, 8),
+                                (509, 8), (512, 8), (4096, 8), (1 << 63, 8)):
             with self.subTest(slots=reported):
                 backend = self.backend(slots=reported)
-                vm = self.start(disk('disk', backend), [small(size=4 * GIB)])
-                self.check_warning(vm, 'disk', reported, count, 4)
+                vm = self.start(disk('disk', backend), [small()])
+                self.check_limit(vm, 'disk', parts)
                 VirtioBlk(vm)
-                self.check_plug(vm, backend, count, 4)
+                self.check_plug(vm, backend, parts)
                 vm.stop()
-
-    def check_warning(self, vm, name, slots, count, wanted):
-        self.assertEqual(memslots(vm), (count, 0))
-        if count > 1:
-            self.assertNotIn('warning', vm.stderr())
-        else:
-            self.assertEqual(vm.stderr().count('warning'), 1)
-            self.assertIn(
-                "warning: memory device 'vm0' gets one memory slot instead of"
-                f" {wanted}: vhost-user backend '{name}-backend' has only"
-                f' {slots} memory slots', vm.stderr())
 
     def test_no_reported_limit(self):
         """Without the feature, or without any, it is 8: one table each."""
@@ -89,61 +84,40 @@ class VhostUserDecision(VhostUserTest):
                 # A network device does not start without features.
                 device, start = ((network, start_network) if protocol else
                                  (file_system, start_file_system))
-                vm = self.start(device('it', backend), [small(size=4 * GIB)])
-                self.check_warning(vm, 'it', BASELINE_SLOTS, 1, 4)
+                vm = self.start(device('it', backend), [small()])
+                self.check_limit(vm, 'it', 2)
                 start(vm)
-                self.wait_table(vm, backend)
-                driver, base = self.drive(vm)
+                self.check_parts(vm, backend, 'it')
                 mark = len(backend.messages)
-                driver.plug(base + BLOCK, 1)
-                self.assertEqual(memslots(vm), (1, 1))
-                self.wait_table(vm, backend)
-                self.assertEqual(backend.table()[-1], (base, 4 * GIB))
-                driver.unplug_all()
-                self.wait_table(vm, backend)
-                self.assertLess(backend.table()[-1][0], base)
-                self.assertEqual(backend.count(SET_MEM_TABLE, mark), 2)
+                self.check_plug(vm, backend, 2, 'it')
+                # Two regions came, and two went.
+                self.assertEqual(backend.count(SET_MEM_TABLE, mark), 4)
                 self.assertEqual(backend.count(ADD_MEM_REG), 0)
                 vm.stop()
 
-    def wait_table(self, vm, backend):
-        """Without replies nobody waits until the backend has read it."""
-        wait_for('the table of the backend', lambda: (
-            self.table_is_right(vm, backend), backend.table()))
-
-    def test_smallest_of_all(self):
-        """The backend with the fewest decides, wherever it is plugged."""
-        for order in ((512, 16, 600), (16, 512, 600), (600, 512, 16)):
+    def test_each_by_its_own_limit(self):
+        """Wherever it is plugged, and whatever the others take."""
+        parts = {8: 2, 16: 6, 512: 8}
+        for order in ((512, 16, 8), (16, 512, 8), (8, 512, 16)):
             with self.subTest(order=order):
-                extra = []
+                backends, extra = {}, []
                 for slots in order:
-                    extra += disk(f'disk{slots}', self.backend(slots=slots))
-                vm = self.start(extra, [small(size=4 * GIB)])
-                self.check_warning(vm, 'disk16', 16, 1, 4)
+                    backends[slots] = self.backend(slots=slots)
+                    extra += disk(f'disk{slots}', backends[slots])
+                vm = self.start(extra, [small()])
+                for index, slots in enumerate(order):
+                    self.check_limit(vm, f'disk{slots}', parts[slots])
+                    VirtioBlk(vm, index=index)
+                driver, base = self.drive(vm)
+                for place in (0, 7, 5):
+                    driver.plug(base + place * GIB, 1)
+                    for slots, backend in backends.items():
+                        self.check_step(vm, backend, f'disk{slots}',
+                                        within=[base + place * GIB])
                 vm.stop()
 
 
-class VhostUserHotplug(VhostUserTest):
-
-    def add_chardev(self, vm, name, backend):
-        vm.qmp.command('chardev-add', id=f'{name}-backend', backend={
-            'type': 'socket', 'data': {'server': False, 'addr': {
-                'type': 'unix', 'data': {'path': str(backend.path)}}}})
-
-    def add_disk(self, vm, name, **options):
-        vm.qmp.command('device_add', driver='vhost-user-blk-pci', id=name,
-                       chardev=f'{name}-backend', disable_legacy='on',
-                       **options)
-
-    def eject(self, vm, name, slot):
-        mark = vm.qmp.mark()
-        vm.qmp.command('device_del', id=name)
-        vm.qtest.out(4, EJECT_PORT, 1 << slot)
-        vm.qmp.wait_event('DEVICE_DELETED', mark, PATIENCE, device=name)
-        if name != 'vm0':
-            # Another device that takes it would be told of by the same
-            # connection, on which the backend has not forgotten this one.
-            vm.qmp.command('chardev-remove', id=f'{name}-backend')
+class VhostUserHotplug(FewSlotsTest):
 
     def test_small_one_later(self):
         """A backend with 8 memslots comes after the decision for more."""
@@ -153,52 +127,70 @@ class VhostUserHotplug(VhostUserTest):
         driver, base = self.drive(vm)
         driver.plug(base + GIB, 1)
         self.add_chardev(vm, 'late', second)
-        before = self.seen(vm, first)
-        with self.assertRaisesRegex(
-                QmpError, "vhost-user backend 'late-backend' allows only 8 "
-                r'memory slots \(used \d+, reserved by plugged memory devices '
-                r'7\), but some memory device \(like virtio-mem\) decided how '
-                'many memory slots to use based on the overall number of '
-                'memory slots'):
-            self.add_disk(vm, 'late')
-        self.assertEqual(self.seen(vm, first), before)
-        hint = vm.qmp.human('device_add vhost-user-blk-pci,id=late,'
-                            'chardev=late-backend')
-        self.assertIn('Try plugging this vhost backend before plugging such '
-                      'memory devices.', hint)
-        self.assertEqual(self.seen(vm, first), before)
-        driver.plug(base, 1)
+        before = self.seen(vm, first)[2:]
+        mark = len(first.messages)
+        self.add_disk(vm, 'late')
+        self.assertEqual(self.seen(vm, first)[2:], before)
+        self.assertEqual(first.messages[mark:], [])
+        VirtioBlk(vm, index=1)
+        driver.plug_batch([(base, 1), (base + 7 * GIB, 1)])
+        self.assertEqual(memslots(vm), (8, 3))
         self.check_table(vm, first)
+        for backend, name in ((first, 'disk'), (second, 'late')):
+            self.check_step(vm, backend, name, within=[
+                base, base + GIB, base + 7 * GIB])
+        self.assertNotIn('memory slot', vm.stderr())
 
         driver.unplug_all()
         vm.qom_set('vm0', 'requested-size', 0)
         self.eject(vm, 'vm0', driver.pci.slot)
-        self.add_disk(vm, 'late')
-        VirtioBlk(vm, index=1)
         self.assertEqual(first.table(), second.table())
 
     def test_none_left_for_it(self):
-        """A backend is refused that lacks what a device has reserved."""
+        """A backend is refused that has not one region for a device.
+
+        All others take those that it has, and it is what counts.
+        """
         vm = self.start([*PC, *consumers()], [small(size=SOFT_LIMIT * GIB)])
         self.assertEqual(memslots(vm), (SOFT_LIMIT, 0))
         consume(vm)
         driver, base = self.drive(vm)
         driver.plug_batch([(base + n * GIB, 1) for n in range(56)])
-        late = self.backend(slots=509)
+        counted = self.backend(slots=509)
+        self.add_chardev(vm, 'late', counted)
+        self.add_disk(vm, 'late')
+        count = vhost_info(vm, 'late')
+        slot = VirtioBlk(vm).pci.slot
+        others = len(counted.table()) - count['memslots-used']
+        self.eject(vm, 'late', slot)
+
+        late = self.backend(slots=others)
         self.add_chardev(vm, 'late', late)
         before = self.seen(vm)
         with self.assertRaisesRegex(
-                QmpError, r"backend 'late-backend' allows 509, used 3\d\d, "
-                'reserved by plugged memory devices 200'):
+                QmpError, f"backend 'late-backend' allows {others}, used "
+                f'{others + 1}, reserved by plugged memory devices 0'):
             self.add_disk(vm, 'late')
         self.assertEqual(self.seen(vm), before)
         driver.unplug_all()
-        with self.assertRaisesRegex(QmpError, 'reserved .* devices 256'):
+        before = self.seen(vm)
+        with self.assertRaisesRegex(
+                QmpError, f"backend 'late-backend' allows {others}, used "
+                f'{others}, reserved by plugged memory devices 1'):
             self.add_disk(vm, 'late')
-        late.slots = 512 + 100
-        # What it says is asked again, but it is QEMU's own limit that counts.
-        with self.assertRaisesRegex(QmpError, 'allows 512, used 2'):
-            self.add_disk(vm, 'late')
+        hint = vm.qmp.human('device_add vhost-user-blk-pci,id=late,'
+                            'chardev=late-backend')
+        self.assertIn('Remove memory devices, or use a backend that allows '
+                      'more.', hint)
+        self.assertEqual(self.seen(vm), before)
+        # It is asked each time.
+        late.slots += 1
+        self.add_disk(vm, 'late')
+        self.assertEqual(vhost_info(vm, 'late')['memslots'], 1)
+        VirtioBlk(vm)
+        driver.plug_batch([(base + n * GIB, 1) for n in range(56)])
+        self.check_parts(vm, late, 'late')
+        self.assertEqual(len(late.table()), late.slots)
 
     def test_backends_come_and_go(self):
         """Backends that are plugged and unplugged while memslots are used."""
@@ -241,36 +233,42 @@ class VhostUserHotplug(VhostUserTest):
         self.assertEqual(vm.qtest.get(address + MIB, len(data)), data)
 
     def test_limit_goes_with_the_backend(self):
-        """A device that is plugged after the small backend went is free."""
-        backend = self.backend(slots=8)
+        """A backend divides only for itself, and leaves nothing behind."""
+        backend = self.backend(slots=16)
         vm = self.start([*PC, *disk('disk', backend)], [small(size=4 * GIB)],
                         space=8 * GIB)
-        self.assertEqual(memslots(vm), (1, 0))
-        slot = VirtioBlk(vm).pci.slot
-        self.eject(vm, 'disk', slot)
-        second = small(1, size=4 * GIB)
-        arguments = {'qom_type': second.backend, **second.backend_arguments()}
-        vm.qmp.command('object-add', **arguments)
-        vm.qmp.command('device_add', **second.device_arguments())
-        self.assertEqual(memslots(vm, 'vm1'), (4, 0))
+        self.assertEqual(vhost_info(vm, 'disk')['memslots'], 3)
+        self.eject(vm, 'disk', VirtioBlk(vm).pci.slot)
+        self.assertIsNone(vhost_info(vm, 'disk'))
+        self.add_memory(vm, small(1, size=4 * GIB))
+        for device in ('vm0', 'vm1'):
+            self.assertEqual(memslots(vm, device), (4, 0))
+        more = self.backend(slots=32)
+        self.add_chardev(vm, 'disk', more)
+        self.add_disk(vm, 'disk')
+        for device in ('vm0', 'vm1'):
+            self.assertEqual(vhost_info(vm, 'disk', device)['memslots'], 4)
 
     def test_smaller_after_reconnect(self):
-        """The backend that comes back takes fewer: it stays away."""
+        """A backend that comes back with fewer gets larger regions."""
         backend = self.backend()
         vm = self.start(disk('disk', backend, reconnect=True), [small()])
         VirtioBlk(vm)
         driver, base = self.drive(vm)
-        driver.plug(base + GIB, 1)
+        driver.plug_batch([(base + n * GIB, 1) for n in (1, 4, 7)])
+        self.check_table(vm, backend)
         backend.close()
         self.wait_connected(vm, False)
         (self.directory / backend.path).unlink()
-        less = self.backend(path=backend.path, slots=16)
-        wait_for('the smaller one to be refused', lambda: (
-            'backend specified a max ram slots limit of 16' in vm.stderr(),
-            vm.stderr()))
-        self.assertEqual(less.regions, [])
-        driver.plug(base + 4 * GIB, 1)
-        self.assertEqual(memslots(vm), (8, 2))
+        less = self.backend(path=backend.path, slots=8)
+        wait_for('the smaller one to be served', lambda: (
+            less.started == {0}, vm.stderr()))
+        self.assertLess(vhost_info(vm, 'disk')['memslots'], 8)
+        self.assertEqual(memslots(vm), (8, 3))
+        places = [base + n * GIB for n in (1, 4, 7)]
+        self.check_step(vm, less, within=places)
+        driver.plug(base + 2 * GIB, 1)
+        self.check_step(vm, less, within=[*places, base + 2 * GIB])
         driver.unplug_all()
         self.assertEqual(memslots(vm), (8, 0))
-        self.assertEqual(less.regions, [])
+        self.check_parts(vm, less)

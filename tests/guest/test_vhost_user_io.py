@@ -21,36 +21,6 @@ class VhostUserIO(VhostUserTest):
         vm = self.start(disk('disk', daemon, queues, **options), [small()])
         return vm, daemon, VirtioBlk(vm, queues), *self.drive(vm)
 
-    def check_io(self, vm, daemon, driver, buffers, queue=0):
-        """Write these buffers to the disk, and read them back in reverse.
-
-        (address, size) each; together they are a number of sectors.
-        """
-        length = sum(size for _, size in buffers)
-        sector = random.randrange(0, 16 * MIB // SECTOR // 2)
-        data = os.urandom(length)
-        self.put(vm, buffers, data)
-        driver.request(OUT, sector, buffers, queue)
-        start = sector * SECTOR
-        self.assertEqual(self.content(daemon, start, length), data)
-        self.put(vm, buffers, bytes(length))
-        buffers = buffers[::-1]
-        driver.request(IN, sector, buffers, queue)
-        self.assertEqual(b''.join(vm.qtest.get(*part) for part in buffers),
-                         data)
-
-    @staticmethod
-    def put(vm, buffers, data):
-        for address, size in buffers:
-            vm.qtest.put(address, data[:size])
-            data = data[size:]
-
-    @staticmethod
-    def content(daemon, start, length):
-        with open(daemon.image, 'rb') as file:
-            file.seek(start)
-            return file.read(length)
-
     def test_across_boundaries(self):
         """Buffers that begin in one memslot and end in the next."""
         for queues in (1, 4):

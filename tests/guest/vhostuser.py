@@ -144,6 +144,16 @@ class Backend:
                                 region.offset + address - region.address)
         raise AssertionError(f'no region for {address:#x}')
 
+    def write(self, address, data):
+        """As a device does that writes to guest memory."""
+        for region in self.regions:
+            if region.address <= address and \
+                    address + len(data) <= region.end:
+                os.pwrite(region.fd, data,
+                          region.offset + address - region.address)
+                return
+        raise AssertionError(f'no region for {address:#x}')
+
     def count(self, request, since=0):
         return sum(kind == request for kind, _ in self.messages[since:])
 

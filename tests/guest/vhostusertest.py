@@ -2,6 +2,7 @@
 """VMs with vhost-user backends and without a guest."""
 
 import os
+import random
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from memory import device_infos
 from memslots import mapped_aliases
 from qtestvm import Machine, QtestVM
 from vhostuser import Backend
+from vhostdrivers import IN, OUT, SECTOR
 from virtiomem import VirtioMem
 from waiting import wait_for
 
@@ -58,7 +60,7 @@ def consume(vm, functions=136):
     return last
 
 
-def mapped_ranges(vm):
+def mapped_ranges(vm, memdev='mem0'):
     """(address, size, offset) of the device's memslots.
 
     Not from the flat view: "info mtree -f" keeps references of what it shows,
@@ -66,8 +68,8 @@ def mapped_ranges(vm):
     """
     found = set()
     for line in vm.qmp.human('info mtree').splitlines():
-        match = re.match(r'\s+(\w+)-(\w+) .*: alias memslot-\d+ @mem0 (\w+)-',
-                         line)
+        match = re.match(r'\s+(\w+)-(\w+) .*: alias memslot-\d+ '
+                         rf'@{memdev} (\w+)-', line)
         if match:
             first, last, offset = (int(part, 16) for part in match.groups())
             found.add((first, last - first + 1, offset))
@@ -91,12 +93,12 @@ class VhostUserTest(GuestTest):
         self.addCleanup(backend.close)
         return backend
 
-    def daemon(self, size=16 * MIB, queues=1):
+    def daemon(self, size=16 * MIB, queues=1, make=storage_daemon):
         """A real one, with a disk of random content."""
         image = self.directory / f'image{len(os.listdir(self.directory))}'
         image.write_bytes(os.urandom(size))
         try:
-            daemon = storage_daemon('storage-daemon', image, queues)
+            daemon = make('storage-daemon', image, queues)
         except BackendMissing as error:
             self.skipTest(str(error))
         daemon.image = image
@@ -126,14 +128,58 @@ class VhostUserTest(GuestTest):
                    device_infos(vm)[device]['max-size'])
         return driver, driver.config().address
 
+    def check_io(self, vm, daemon, driver, buffers, queue=0):
+        """Write these buffers to the disk, and read them back in reverse.
+
+        (address, size) each; together they are a number of sectors.
+        """
+        length = sum(size for _, size in buffers)
+        sector = random.randrange(0, 16 * MIB // SECTOR // 2)
+        data = os.urandom(length)
+        self.put(vm, buffers, data)
+        driver.request(OUT, sector, buffers, queue)
+        start = sector * SECTOR
+        self.assertEqual(self.content(daemon, start, length), data)
+        self.put(vm, buffers, bytes(length))
+        buffers = buffers[::-1]
+        driver.request(IN, sector, buffers, queue)
+        self.assertEqual(b''.join(vm.qtest.get(*part) for part in buffers),
+                         data)
+
+    @staticmethod
+    def put(vm, buffers, data):
+        for address, size in buffers:
+            vm.qtest.put(address, data[:size])
+            data = data[size:]
+
+    @staticmethod
+    def content(daemon, start, length):
+        with open(daemon.image, 'rb') as file:
+            file.seek(start)
+            return file.read(length)
+
     @staticmethod
     def tables(vm, backend):
-        """(address, size, offset) of memslots: the backend's, and QEMU's."""
-        start = device_infos(vm)['vm0']['memaddr']
-        regions = list(backend.regions)
-        return (sorted((region.address, region.size, region.offset)
-                       for region in regions if region.address >= start),
-                mapped_ranges(vm))
+        """(address, size, offset) of memslots: the backend's, and QEMU's.
+
+        Where backends have few, those in one region of this one are one.
+        """
+        info = device_infos(vm)['vm0']
+        regions = [(region.address, region.size, region.offset)
+                   for region in list(backend.regions)
+                   if region.address >= info['memaddr']]
+        few = any(vhost['memslots'] < info['memslots']
+                  for vhost in info['vhost'])
+
+        def part(address, size, offset):
+            around = [region for region in regions if few and
+                      region[0] <= address and
+                      address + size <= region[0] + region[1] and
+                      offset - region[2] == address - region[0]]
+            return around[0] if around else (address, size, offset)
+
+        return (sorted(regions),
+                sorted({part(*memslot) for memslot in mapped_ranges(vm)}))
 
     def table_is_right(self, vm, backend):
         told, mapped = self.tables(vm, backend)
