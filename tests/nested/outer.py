@@ -21,7 +21,7 @@ MEMORY = 6 * GIB
 # An assigned device needs an I/O MMU and a device that does nothing unasked.
 # Where the host is busy, emulated timers are too late for Linux' check.
 CONFIG = Config(
-    cpu='EPYC,+svm,+npt', cpus=1, memory=MEMORY, max_memory=MEMORY + 64 * MIB,
+    cpu='EPYC,+svm,+npt,phys-bits=46', cpus=1, memory=MEMORY, max_memory=MEMORY + 64 * MIB,
     devices=[],
     extra=['-machine', 'kernel-irqchip=split',
            '-device', 'intel-iommu,intremap=on,caching-mode=on',
