@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from config import GIB
 from hostcost import (mapped_memslots, process_anonymous,
                       settled_vmalloc_used, undisturbed)
+from memory import device_infos
 from qtestvm import QtestVM
 from virtiomem import VirtioMem
 from virtiopci import QUEUES, QUEUES_SIZE
@@ -18,12 +19,17 @@ STEPS = (('nothing plugged', 0), ('1 GiB plugged', GIB),
 
 @dataclass
 class Sample:
-    """One step of a machine; sizes in bytes."""
+    """One step of a machine; sizes in bytes.
+
+    regions are those that a vhost backend has of the device; None if there is
+    no backend, or nobody tells.
+    """
 
     name: str
     kernel: int
     process: int
     memslots: int
+    regions: int | None = None
 
 
 @dataclass
@@ -40,6 +46,12 @@ class Footprint:
     process: int
     samples: list
     off_by: int = 0
+
+
+def backend_regions(vm, device='vm0'):
+    for backend in device_infos(vm)[device].get('vhost', []):
+        return backend['memslots-used']
+    return None
 
 
 def start_seconds(binary, machine):
@@ -82,7 +94,7 @@ def measure(binary, machine, steps=STEPS):
                 plugged = size
                 done.samples.append(
                     Sample(name, kernel(), process_anonymous(vm),
-                           mapped_memslots(vm)))
+                           mapped_memslots(vm), backend_regions(vm)))
             return done
 
     done, done.off_by = undisturbed(run)
