@@ -300,7 +300,7 @@ static void divide_all(struct vhost_dev *hdev, const GPtrArray *devices)
 {
     const MachineState *ms = MACHINE(qdev_get_machine());
     g_autoptr(GPtrArray) settled = g_ptr_array_new();
-    g_autoptr(GPtrArray) open = g_ptr_array_new();
+    g_autoptr(GPtrArray) undecided = g_ptr_array_new();
     guint i;
 
     for (i = 0; i < devices->len; i++) {
@@ -312,14 +312,14 @@ static void divide_all(struct vhost_dev *hdev, const GPtrArray *devices)
             g_ptr_array_add(settled, md);
         } else {
             divide(hdev, md, 1);
-            g_ptr_array_add(open, md);
+            g_ptr_array_add(undecided, md);
         }
     }
-    for (i = 0; i < open->len; i++) {
-        divide_by_share(hdev, MEMORY_DEVICE(open->pdata[i]), devices,
+    for (i = 0; i < undecided->len; i++) {
+        divide_by_share(hdev, MEMORY_DEVICE(undecided->pdata[i]), devices,
                         memory_devices_left_space(ms, settled),
-                        open->len - 1 - i);
-        g_ptr_array_add(settled, open->pdata[i]);
+                        undecided->len - 1 - i);
+        g_ptr_array_add(settled, undecided->pdata[i]);
     }
 }
 
