@@ -11,7 +11,7 @@ from pathlib import Path
 from backends import BackendMissing, disk, small_blk, storage_daemon
 from config import GIB, MIB
 from migration import (CRAWL, UNLIMITED, begin, enable, postcopy_obstacle,
-                       set_bandwidth, wait_status)
+                       status, wait_status)
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
 from vhostusertest import BLOCK, VhostUserTest, mapped_ranges, small
 from waiting import wait_for
@@ -21,6 +21,8 @@ MEMORY = 128 * MIB
 PAGE = 4096
 # The sector of the image that is written to from guest memory.
 FIRST = 1024
+# What takes a moment to be made zero.
+AMOUNT = 16 * MIB
 
 
 def few_slots(name, image):
@@ -92,12 +94,12 @@ class VhostUserPostcopy(VhostUserTest):
             self.vm.qmp.command('query-status')['running'], 'stopped'))
         follow(self.blk, self.vm)
 
-    def finish(self):
-        self.assertEqual(
-            self.vm.qmp.command('query-migrate')['status'], 'postcopy-active')
+    def speed_up(self):
+        self.assertEqual(status(self.vm), 'postcopy-active')
         self.source.qmp.command('migrate-set-parameters',
                                 max_postcopy_bandwidth=UNLIMITED)
-        set_bandwidth(self.source, UNLIMITED)
+
+    def finish(self):
         for vm in (self.source, self.vm):
             wait_status(vm, 'completed')
         self.assertNotIn('postcopy_', self.vm.stderr())
@@ -132,6 +134,7 @@ class VhostUserPostcopy(VhostUserTest):
         self.check_unplugged(self.base + 3 * GIB + BLOCK, *(
             self.base + other for other in others))
         self.check_plugged(300)
+        self.speed_up()
         self.finish()
         self.check_plugged(2)
 
@@ -167,4 +170,18 @@ class VhostUserPostcopy(VhostUserTest):
         self.check_plugged(400)
         self.check_unplugged(self.base + 2 * GIB + BLOCK)
         self.assertNotIn('illegal host addr', self.vm.stderr())
+        self.speed_up()
         self.finish()
+
+    def test_end(self):
+        """The postcopy ends while the backend needs page after page."""
+        os.truncate(self.image, AMOUNT)
+        self.begin(few_slots)
+        self.speed_up()
+        start = self.base + 4 * GIB
+        while status(self.source) == 'postcopy-active':
+            self.blk.request(IN, 0, [(start, AMOUNT)])
+            start += AMOUNT
+        self.finish()
+        self.check_plugged(3)
+        self.assertEqual(self.write(start), bytes(PAGE))
