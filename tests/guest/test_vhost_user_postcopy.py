@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backends import BackendMissing, disk, small_blk, storage_daemon
 from config import GIB, MIB
+from fewslots import EJECT_PORT, PC
 from migration import (CRAWL, UNLIMITED, begin, enable, postcopy_obstacle,
                        status, wait_status)
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
@@ -18,6 +19,8 @@ from waiting import wait_for
 
 SIZE = 256 * GIB
 MEMORY = 128 * MIB
+# The slot of the disk.
+DISK = 7
 PAGE = 4096
 # The sector of the image that is written to from guest memory.
 FIRST = 1024
@@ -64,7 +67,7 @@ class VhostUserPostcopy(VhostUserTest):
         self.addCleanup(daemon.stop)
         device = small(size=SIZE)
         device.backend_options.update(options)
-        return self.start([*disk('disk', daemon.start()), *(
+        return self.start([*PC, *disk('disk', daemon.start(), addr=DISK), *(
             ['-incoming', 'defer'] if name == 'destination' else [])],
             [device], memory=MEMORY)
 
@@ -185,3 +188,16 @@ class VhostUserPostcopy(VhostUserTest):
         self.finish()
         self.check_plugged(3)
         self.assertEqual(self.write(start), bytes(PAGE))
+
+    def test_eject(self):
+        """The backend's device goes; others get what they need from then on."""
+        self.begin(few_slots)
+        self.check_plugged(200)
+        self.vm.qtest.out(4, EJECT_PORT, 1 << DISK)
+        for page in (300, 400, 500):
+            address = self.base + 3 * GIB + page * PAGE
+            self.assertEqual(self.vm.qtest.get(address, PAGE),
+                             self.data[page * PAGE:][:PAGE])
+        self.assertNotIn('"disk"', self.vm.qmp.human('info pci'))
+        self.speed_up()
+        self.finish()
