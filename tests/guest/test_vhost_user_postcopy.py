@@ -13,12 +13,15 @@ from config import GIB, MIB
 from fewslots import EJECT_PORT, PC
 from migration import (CRAWL, UNLIMITED, begin, enable, postcopy_obstacle,
                        status, wait_status)
+from pciaccess import PciDevice
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
 from vhostusertest import BLOCK, VhostUserTest, mapped_ranges, small
 from waiting import wait_for
 
 SIZE = 256 * GIB
 MEMORY = 128 * MIB
+# Of an i440fx: what is RAM from 896 KiB on.
+SHADOW = 0x5e
 # The slot of the disk.
 DISK = 7
 PAGE = 4096
@@ -199,5 +202,29 @@ class VhostUserPostcopy(VhostUserTest):
             self.assertEqual(self.vm.qtest.get(address, PAGE),
                              self.data[page * PAGE:][:PAGE])
         self.assertNotIn('"disk"', self.vm.qmp.human('info pci'))
+        self.speed_up()
+        self.finish()
+
+    def wait_asked(self, address):
+        """Until the backend has got to the page there."""
+        wait_for('the backend to need a page', lambda: (
+            f'/mem0 offset {address - self.base:#x}' in self.vm.log(), ''))
+
+    def test_other_regions(self):
+        """The backend is told of a region while it needs pages."""
+        os.truncate(self.image, 4 * AMOUNT)
+        self.begin(few_slots)
+        start = self.base + 4 * GIB
+        for ram in (True, False):
+            self.vm.trace('postcopy_request_shared_page')
+            self.blk.start_request(IN, 0, [(start, 4 * AMOUNT)])
+            self.wait_asked(start)
+            self.vm.trace()
+            # A shadow of the firmware, below the other regions.
+            PciDevice(self.vm.qtest, 0).write(1, SHADOW, 0x33 if ram else 0)
+            self.blk.finish_request()
+            self.check_plugged(400 + ram)
+            self.assertEqual(self.write(start + 4 * AMOUNT), bytes(PAGE))
+            start += GIB
         self.speed_up()
         self.finish()
