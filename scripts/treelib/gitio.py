@@ -7,7 +7,6 @@ an enclosing git command exports (we may run from a hook) have any influence.
 import os
 import subprocess
 
-from treelib import paths
 from treelib.report import Failure, disk_full_text
 
 IDENTITY = ("QEMU virtio-mem tree", "tree@localhost")

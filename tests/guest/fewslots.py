@@ -11,7 +11,8 @@ import os
 from config import MACHINES
 from memory import device_infos
 from memslots import layout
-from vhostuser import BASELINE_SLOTS, CONFIGURE_MEM_SLOTS, REPLY_ACK
+from vhostuser import (BASELINE_SLOTS, BLK_PROTOCOL, CONFIGURE_MEM_SLOTS,
+                       REPLY_ACK)
 from vhostusertest import BLOCK, VhostUserTest, mapped_ranges
 from waiting import PATIENCE, wait_for
 
@@ -54,6 +55,14 @@ def overlap(one, other):
 
 
 class FewSlotsTest(VhostUserTest):
+
+    def few(self, slots, **options):
+        """A fake backend; None: one without memory slots of its own."""
+        if slots is None:
+            options['protocol'] = BLK_PROTOCOL & ~CONFIGURE_MEM_SLOTS
+        else:
+            options['slots'] = slots
+        return self.backend(**options)
 
     # -- what is plugged and unplugged while the VM runs ------------------
 

@@ -77,6 +77,13 @@ def migrate(source, destination):
     destination.qmp.command('cont')
 
 
+def follow(driver, vm):
+    """Drive a device from here on in the process where the guest is now."""
+    driver.qtest = driver.pci.qtest = vm.qtest
+    for queue in getattr(driver, 'queues', None) or [driver.queue]:
+        queue.qtest = vm.qtest
+
+
 def migrate_live(source, destination):
     """Move a guest that runs on, in at least three rounds."""
     source.qmp.command('migrate-set-parameters', downtime_limit=1)

@@ -5,7 +5,6 @@ A guest that does nothing but write runs on real KVM.  Its memslots come and go
 meanwhile, and the next one gets the number of the one that went.
 """
 
-import re
 
 from compiler import CompilerMissing
 from config import GIB, MIB, MemDevice

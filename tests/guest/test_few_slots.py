@@ -12,8 +12,8 @@ from fewslots import FewSlotsTest, limit_of, part_ranges, vhost_info
 from memory import device_infos
 from memslots import layout, mapped_aliases, memslots
 from vhostdrivers import VirtioBlk, start_file_system, start_network
-from vhostuser import (BLK_PROTOCOL, CONFIGURE_MEM_SLOTS, GET_MAX_MEM_SLOTS,
-                       NET_F_CTRL_VQ, NET_F_MQ, NET_PROTOCOL)
+from vhostuser import (CONFIGURE_MEM_SLOTS, GET_MAX_MEM_SLOTS, NET_F_CTRL_VQ,
+                       NET_F_MQ, NET_PROTOCOL)
 from vhostusertest import BLOCK, small
 from virtiomem import BUSY, PLUG
 from waiting import wait_for
@@ -26,13 +26,6 @@ ALONE = layout(TIB)
 
 
 class FewSlots(FewSlotsTest):
-
-    def few(self, slots, **options):
-        if slots is None:
-            options['protocol'] = BLK_PROTOCOL & ~CONFIGURE_MEM_SLOTS
-        else:
-            options['slots'] = slots
-        return self.backend(**options)
 
     def start_first(self, devices, extra, **options):
         """The memory devices come first on the command line."""

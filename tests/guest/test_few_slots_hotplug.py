@@ -12,8 +12,7 @@ from memory import device_infos
 from memslots import layout, memslots
 from qmp import QmpError
 from vhostdrivers import VirtioBlk, start_network
-from vhostuser import (BLK_PROTOCOL, CLOSE_BEFORE, CONFIGURE_MEM_SLOTS,
-                       NET_PROTOCOL)
+from vhostuser import CLOSE_BEFORE, CONFIGURE_MEM_SLOTS, NET_PROTOCOL
 from vhostusertest import BLOCK, small
 from waiting import wait_for
 
@@ -25,13 +24,6 @@ TEXT = bytes(range(256)) * 16
 
 
 class FewSlotsHotplug(FewSlotsTest):
-
-    def few(self, slots, **options):
-        if slots is None:
-            options['protocol'] = BLK_PROTOCOL & ~CONFIGURE_MEM_SLOTS
-        else:
-            options['slots'] = slots
-        return self.backend(**options)
 
     def start_pc(self, *extra, size=TIB, space=0, devices=None):
         """An i440fx, where PCI devices can be plugged and unplugged."""

@@ -12,9 +12,9 @@ from config import GIB, MIB
 from fewslots import FewSlotsTest
 from memory import device_infos
 from memslots import memslots
-from migration import (CRAWL, UNLIMITED, begin, enable, postcopy_obstacle,
-                       set_bandwidth, wait_status)
-from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
+from migration import (CRAWL, UNLIMITED, begin, enable, follow,
+                       postcopy_obstacle, set_bandwidth, wait_status)
+from vhostdrivers import OUT, SECTOR, VirtioBlk
 from vhostuser import BLK_PROTOCOL, CONFIGURE_MEM_SLOTS
 from vhostusertest import BLOCK, small
 from waiting import PATIENCE, wait_for
@@ -22,13 +22,6 @@ from waiting import PATIENCE, wait_for
 SIZE = 256 * GIB
 MEMORY = 128 * MIB
 PAGE = 4096
-
-
-def follow(driver, vm):
-    """The guest is in another process now."""
-    driver.qtest = driver.pci.qtest = vm.qtest
-    for queue in getattr(driver, 'queues', None) or [driver.queue]:
-        queue.qtest = vm.qtest
 
 
 class FewSlotsMigration(FewSlotsTest):
@@ -137,6 +130,7 @@ class FewSlotsMigration(FewSlotsTest):
             daemon = small_blk(name, image, slots)
         except BackendMissing as error:
             self.skipTest(str(error))
+        daemon.image = image
         self.vms.append(daemon)
         self.addCleanup(daemon.stop)
         return daemon.start()
@@ -147,50 +141,32 @@ class FewSlotsMigration(FewSlotsTest):
         return [(address + 1024 - PAGE, 2 * PAGE)
                 for address in list(contents)[:-1]]
 
-    def check_io(self, vm, blk, image, buffers):
-        """Write these buffers to the disk, and read them back in reverse."""
-        length = sum(size for _, size in buffers)
-        data = os.urandom(length)
-        sector = 8
-        self.put(vm, buffers, data)
-        blk.request(OUT, sector, buffers)
-        self.assertEqual(image.read_bytes()[sector * SECTOR:][:length], data)
-        self.put(vm, buffers, bytes(length))
-        buffers = buffers[::-1]
-        blk.request(IN, sector, buffers)
-        self.assertEqual(b''.join(vm.qtest.get(*part) for part in buffers),
-                         data)
-
-    @staticmethod
-    def put(vm, buffers, data):
-        for address, size in buffers:
-            vm.qtest.put(address, data[:size])
-            data = data[size:]
-
     def start_daemons(self, *numbers):
+        """Two of the same disk, each with a VM."""
         image = self.directory / 'image'
-        image.write_bytes(os.urandom(MIB))
-        return image, [self.start_side(
-            self.daemon_of(f'side{index}', image, slots), index)
-            for index, slots in enumerate(numbers)]
+        image.write_bytes(os.urandom(16 * MIB))
+        daemons = [self.daemon_of(f'side{index}', image, slots)
+                   for index, slots in enumerate(numbers)]
+        return daemons[0], [self.start_side(daemon, index)
+                            for index, daemon in enumerate(daemons)]
 
     def test_io(self):
         """A disk of another process goes on, before and after."""
         for numbers in ((8, 32), (32, 8)):
             with self.subTest(numbers=numbers):
-                image, (source, vm) = self.start_daemons(*numbers)
+                daemon, (source, vm) = self.start_daemons(*numbers)
                 blk = VirtioBlk(source)
                 driver, base = self.drive(source)
                 across = self.windows(self.fill(source, driver))
-                self.check_io(source, blk, image, across)
+                self.check_io(source, daemon, blk, across)
                 begin(source, vm)
                 self.wait_moved(source, vm)
                 for each in (blk, driver):
                     follow(each, vm)
-                self.check_io(vm, blk, image, across)
+                self.check_io(vm, daemon, blk, across)
                 driver.unplug(base + GIB - BLOCK, 2)
                 driver.plug(base + 3 * GIB - BLOCK, 2)
-                self.check_io(vm, blk, image, [
+                self.check_io(vm, daemon, blk, [
                     *across[1:], (base + 3 * GIB - PAGE, 2 * PAGE)])
                 for each in (source, vm):
                     each.stop()
@@ -201,11 +177,11 @@ class FewSlotsMigration(FewSlotsTest):
             self.skipTest(postcopy_obstacle())
         for numbers in ((8, 32), (32, 8)):
             with self.subTest(numbers=numbers):
-                image, (source, vm) = self.start_daemons(*numbers)
+                daemon, (source, vm) = self.start_daemons(*numbers)
                 blk = VirtioBlk(source)
                 driver, base = self.drive(source)
                 across = self.windows(self.fill(source, driver))
-                self.check_io(source, blk, image, across)
+                self.check_io(source, daemon, blk, across)
                 expected = [source.qtest.get(*part) for part in across]
                 for each in (source, vm):
                     enable(each, 'postcopy-ram')
@@ -220,15 +196,16 @@ class FewSlotsMigration(FewSlotsTest):
                     follow(each, vm)
                 # The backend is the first to read it.
                 blk.request(OUT, 1024, across)
-                self.assertEqual(image.read_bytes()[1024 * SECTOR:][
-                    :2 * PAGE * len(across)], b''.join(expected))
+                self.assertEqual(self.content(daemon, 1024 * SECTOR,
+                                              2 * PAGE * len(across)),
+                                 b''.join(expected))
                 self.wait_moved(source, vm)
                 self.assertEqual([vm.qtest.get(*part) for part in across],
                                  expected)
-                self.check_io(vm, blk, image, across)
+                self.check_io(vm, daemon, blk, across)
                 driver.unplug_all()
                 driver.plug(base + 9 * GIB - BLOCK, 2)
-                self.check_io(vm, blk, image,
+                self.check_io(vm, daemon, blk,
                               [(base + 9 * GIB - PAGE, 2 * PAGE)])
                 for each in (source, vm):
                     each.stop()

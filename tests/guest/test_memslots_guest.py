@@ -6,8 +6,7 @@ import os
 from config import GIB, MIB, Config, on_off
 from guesttest import Settings
 from image import compressed_kernel, guest_image
-from memory import (device_infos, pattern_check, pattern_start, request,
-                    resize, settle)
+from memory import pattern_check, pattern_start, request, resize, settle
 from memslots import MemslotsTest, dynamic, layout, mapped_aliases, memslots
 from migration import migrate
 from waiting import PATIENCE

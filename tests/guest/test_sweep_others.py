@@ -12,7 +12,7 @@ from hostmem import SharedHostMemory, memory_directory
 from memslots import memslots
 from migration import Sink, begin, enable, status, wait_status
 from snapshot import background_obstacle
-from sweeptest import BLOCK, PLUGGED, FileMemory, SweepTest
+from sweeptest import PLUGGED, FileMemory, SweepTest
 from vhostdrivers import IN, VirtioBlk
 from vhostuser import Backend
 from virtiomem import VirtioMem

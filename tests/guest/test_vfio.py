@@ -6,7 +6,6 @@ import random
 
 from config import GIB, MIB
 from faults import FaultyVM
-from guesttest import Settings
 from memory import device_infos
 from memslots import mapped_aliases
 from qmp import QmpError

@@ -13,7 +13,7 @@ from vhostuser import (ADD_MEM_REG, CLOSE, CLOSE_BEFORE, CONFIGURE_MEM_SLOTS,
                        SET_FEATURES, SET_LOG_BASE, SET_MEM_TABLE,
                        SET_VRING_ADDR, TWICE, WRONG_FLAGS, WRONG_REQUEST,
                        WRONG_SIZE)
-from vhostusertest import BLOCK, SLOT, VhostUserTest, small
+from vhostusertest import SLOT, VhostUserTest, small
 from virtiomem import ACK, BUSY, PLUG, UNPLUG
 from waiting import FACTOR, wait_for
 

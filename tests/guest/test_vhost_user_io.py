@@ -8,7 +8,7 @@ import os
 import random
 
 from backends import disk
-from config import GIB, MIB
+from config import GIB
 from memslots import memslots
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
 from vhostusertest import BLOCK, SLOT, VhostUserTest, small

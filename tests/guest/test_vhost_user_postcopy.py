@@ -11,8 +11,8 @@ from pathlib import Path
 from backends import BackendMissing, disk, small_blk, storage_daemon
 from config import GIB, MIB
 from fewslots import EJECT_PORT, PC
-from migration import (CRAWL, UNLIMITED, begin, enable, postcopy_obstacle,
-                       status, wait_status)
+from migration import (CRAWL, UNLIMITED, begin, enable, follow,
+                       postcopy_obstacle, status, wait_status)
 from pciaccess import PciDevice
 from vhostdrivers import IN, OUT, SECTOR, VirtioBlk
 from vhostusertest import BLOCK, VhostUserTest, mapped_ranges, small
@@ -34,13 +34,6 @@ AMOUNT = 16 * MIB
 def few_slots(name, image):
     """Its regions contain memory that QEMU has not mapped."""
     return small_blk(name, image, 8)
-
-
-def follow(driver, vm):
-    """The guest is in another process now."""
-    driver.qtest = driver.pci.qtest = vm.qtest
-    for queue in getattr(driver, 'queues', None) or [driver.queue]:
-        queue.qtest = vm.qtest
 
 
 def free_huge_pages():

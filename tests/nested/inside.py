@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run the tests inside the outer machine; started by tests/nested/run."""
 
-import os
 import sys
 from pathlib import Path
 
