@@ -10,9 +10,8 @@ from config import GIB, MIB
 from guesttest import GuestTest, Settings
 from qtestvm import Machine, QtestVM
 from vhostdrivers import IN, SECTOR, VirtioBlk
-from virtiopci import (ACKNOWLEDGE, DRIVER, DRIVER_FEATURE,
-                       DRIVER_FEATURE_SELECT, DRIVER_OK, FEATURES_OK,
-                       DESC_WRITE, NEEDS_RESET, QUEUE_ENABLE, QUEUE_SIZE,
+from virtiopci import (ACKNOWLEDGE, DESC_WRITE, DRIVER, DRIVER_OK,
+                       FEATURES_OK, NEEDS_RESET, QUEUE_ENABLE, QUEUE_SIZE,
                        VERSION_1)
 from waiting import wait_for
 
@@ -43,18 +42,11 @@ class RingSize(GuestTest):
         vm.start()
         return vm, VirtioBlk(vm)
 
-    @staticmethod
-    def negotiate(driver, features):
-        for half in range(2):
-            driver.common_write(4, DRIVER_FEATURE_SELECT, half)
-            driver.common_write(4, DRIVER_FEATURE,
-                                features >> 32 * half & 0xffffffff)
-
     def prepare(self, driver, features, size):
         """As far as a queue of this size; nothing runs."""
         driver.reset()
         driver.status = ACKNOWLEDGE | DRIVER
-        self.negotiate(driver, features)
+        driver.accept(features)
         driver.queues = [driver.enable_queue(0)]
         driver.common_write(2, QUEUE_SIZE, size)
         driver.common_write(2, QUEUE_ENABLE, 1)
@@ -102,7 +94,7 @@ class RingSize(GuestTest):
             driver.queues[0].kick()
             driver.common_write(2, QUEUE_SIZE, LARGE)
             self.assertEqual(driver.common_read(2, QUEUE_SIZE), SMALL)
-            self.negotiate(driver, VERSION_1 | features ^ EVENT_INDEX)
+            driver.accept(VERSION_1 | features ^ EVENT_INDEX)
             self.use_all(vm, driver)
             self.check_works(vm, driver)
 
@@ -145,7 +137,7 @@ class RingSize(GuestTest):
                         self.prepare(driver, VERSION_1 | before, LARGE)
                         if late:
                             driver.status = DRIVER_OK
-                        self.negotiate(driver, VERSION_1 | after)
+                        driver.accept(VERSION_1 | after)
                         driver.status = ACKNOWLEDGE | DRIVER | DRIVER_OK
                         self.use_all(vm, driver, LARGE)
                         self.check_works(vm, driver)

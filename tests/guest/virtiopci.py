@@ -132,16 +132,20 @@ class VirtioPci:
             offered |= self.common_read(4, DEVICE_FEATURE) << 32 * half
         return offered
 
+    def accept(self, features):
+        """Tell the device, whether or not it offers them."""
+        for half in range(2):
+            self.common_write(4, DRIVER_FEATURE_SELECT, half)
+            self.common_write(4, DRIVER_FEATURE,
+                              features >> 32 * half & 0xffffffff)
+
     def initialize(self, wanted, set_up_queues):
         """Reset the device and set it up as a driver does (3.1.1)."""
         self.reset()
         self.status = ACKNOWLEDGE
         self.status = ACKNOWLEDGE | DRIVER
         self.accepted = self.features() & (VERSION_1 | wanted)
-        for half in range(2):
-            self.common_write(4, DRIVER_FEATURE_SELECT, half)
-            self.common_write(4, DRIVER_FEATURE,
-                              self.accepted >> 32 * half & 0xffffffff)
+        self.accept(self.accepted)
         self.status = ACKNOWLEDGE | DRIVER | FEATURES_OK
         if not self.status & FEATURES_OK:
             raise AssertionError(f'features {self.accepted:#x} not accepted')
