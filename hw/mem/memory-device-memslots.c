@@ -125,9 +125,7 @@ static Provider ask_vhost(const struct vhost_dev *hdev,
 
     return (Provider) {
         .name = slots.name,
-        .remedy = ", or use a backend that allows more",
         .max = slots.limit,
-        /* Of memory that is not divided the backend has now what it will. */
         .used = MAX(slots.other_used, LEAST_OTHER_MEMORY),
         .reserved = slots.divided,
         .required = slots.divided + (devices->len - slots.nb_divided),

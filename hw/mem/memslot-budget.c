@@ -37,20 +37,10 @@ static unsigned int share_of(unsigned int count, unsigned int parts,
     return quotient / parts;
 }
 
-/* From MEMORY_DEVICES_SAFE_MAX_MEMSLOTS on: the part of the soft limit */
-static unsigned int share_of_many(const MemslotBudget *budget, uint64_t size)
-{
-    const unsigned int soft = left_of(MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT,
-                                      budget->required);
-    bool remainder;
-
-    return share_of(MIN(soft, budget->spare), 1, size, budget->space,
-                    &remainder);
-}
-
 /*
- * With fewer: the part of a half. What others were given from it still counts,
- * so that it is the same half for all, whoever comes first.
+ * Below MEMORY_DEVICES_SAFE_MAX_MEMSLOTS: the part of a half, rounded up. What
+ * others were given from it still counts, so that it is the same half for all,
+ * whoever comes first.
  */
 static unsigned int share_of_few(const MemslotBudget *budget, uint64_t size)
 {
@@ -69,7 +59,9 @@ static unsigned int automatic_limit(const MemslotBudget *budget,
     const unsigned int soft = left_of(MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT,
                                       budget->required);
     const unsigned int left = MIN(soft, budget->spare);
-    unsigned int limit = share_of_many(budget, wish->size);
+    bool remainder;
+    unsigned int limit = share_of(left, 1, wish->size, budget->space,
+                                  &remainder);
 
     *reason = left > 1 && limit < left ? MEMSLOT_BUDGET_SHARE_TOO_SMALL
               : soft <= budget->spare ? MEMSLOT_BUDGET_SOFT_LIMIT_REACHED

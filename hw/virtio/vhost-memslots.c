@@ -186,7 +186,7 @@ bool vhost_memslots_reach(const MemoryRegion *mr, uint64_t offset)
 
 /* -- what a transaction gives to a backend -- */
 
-/* Make the part of it in which it lies. */
+/* Replace a section by the part in which it lies. */
 static void widen(const struct VhostDivision *division,
                   MemoryRegionSection *section)
 {
@@ -197,7 +197,11 @@ static void widen(const struct VhostDivision *division,
     while (high - low > 1) {
         const unsigned int middle = low + (high - low) / 2;
 
-        *(division->starts[middle] <= offset ? &low : &high) = middle;
+        if (division->starts[middle] <= offset) {
+            low = middle;
+        } else {
+            high = middle;
+        }
     }
     start = division->starts[low];
     end = high < division->nb_starts ? division->starts[high]

@@ -33,6 +33,9 @@ KERNEL = (f'A device of {SIZE // GIB} GiB beside a vhost backend, above the '
           'same VM without the device')
 METADATA = 'kernel metadata'
 IN_A_ROW = 64
+# In GiB that are plugged
+REACHES = (1, 16, 64)
+PLUG = 'plug'
 MESSAGES = (f'{IN_A_ROW} memslots of a device of {SIZE // GIB} GiB, one after '
             'the other, while a started backend has to be told (accelerator '
             'qtest)')
@@ -143,7 +146,7 @@ def message_costs(binary, results, say):
                 VirtioBlk(vm)
                 driver = VirtioMem(vm)
                 vm.qom_set('vm0', 'requested-size', IN_A_ROW * GIB)
-                for name, action in (('plug', driver.plug_batch),
+                for name, action in ((PLUG, driver.plug_batch),
                                      ('unplug', driver.unplug_batch)):
                     _in_a_row(results, found, driver, limit, name, action)
 
@@ -154,6 +157,11 @@ def _in_a_row(results, found, driver, limit, name, action):
         action(driver.ranges(number * GIB, GIB))
         results.row(MESSAGES, f'{name} one of them', 'seconds').add(
             column(limit), driver.seconds)
+        if name == PLUG and number + 1 in REACHES:
+            results.row(MESSAGES, f'the backend reaches, {number + 1} GiB '
+                        'plugged', 'bytes').add(
+                column(limit), sum(size for address, size in found.table()
+                                   if address >= driver.config().address))
     told = sum(found.count(request, before) for request
                in (ADD_MEM_REG, REM_MEM_REG, SET_MEM_TABLE))
     results.row(MESSAGES, f'{name} all: messages about memory', 'count').add(

@@ -11,16 +11,12 @@ from pathlib import Path
 from config import GIB
 from guesttest import Settings
 from memslots import dynamic
-from process import VMDied, die_with_parent
+from process import BackendMissing, VMDied, die_with_parent
 from waiting import PATIENCE, wait_for
 
 # Of Debian's package qemu-system-common.
 STORAGE_DAEMON = Path('/usr/bin/qemu-storage-daemon')
 VIRTIOFSD = Path('/usr/lib/qemu/virtiofsd')
-
-
-class BackendMissing(Exception):
-    """There is no such program here."""
 
 
 def is_listening(path):

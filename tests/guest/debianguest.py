@@ -7,8 +7,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from backends import (STORAGE_DAEMON, BackendMissing, disk, file_system,
-                      storage_daemon, virtiofsd)
+from backends import (STORAGE_DAEMON, disk, file_system, storage_daemon,
+                      virtiofsd)
 from config import MIB
 from memory import device_infos, load_module
 from memslots import MemslotsTest, mapped_aliases, memslots
@@ -42,15 +42,6 @@ class DebianGuest(MemslotsTest):
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
         self.tree = self.directory / 'tree'
         self.tree.mkdir()
-
-    def run_backend(self, make, *arguments):
-        try:
-            backend = make(*arguments)
-        except BackendMissing as error:
-            self.skipTest(str(error))
-        self.vms.append(backend)
-        self.addCleanup(backend.stop)
-        return backend.start()
 
     def image(self, name, size):
         path = self.directory / name

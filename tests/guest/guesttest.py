@@ -10,6 +10,7 @@ from pathlib import Path
 
 from config import Config
 from image import ImageMissing, guest_image
+from process import BackendMissing
 from vm import VM
 from waiting import FACTOR
 
@@ -80,6 +81,16 @@ class GuestTest(unittest.TestCase):
         self.vms.append(vm)
         self.addCleanup(vm.stop)
         return vm
+
+    def run_backend(self, make, *arguments):
+        """A process that serves a device, or skip where it is missing."""
+        try:
+            backend = make(*arguments)
+        except BackendMissing as error:
+            self.skipTest(str(error))
+        self.vms.append(backend)
+        self.addCleanup(backend.stop)
+        return backend.start()
 
     def boot(self, config=None, **kwargs):
         return self.make_vm(config, **kwargs).boot()

@@ -18,6 +18,10 @@ PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
+class BackendMissing(Exception):
+    """There is no such program here."""
+
+
 class VMDied(Exception):
     """The QEMU process or the guest's kernel is gone."""
 

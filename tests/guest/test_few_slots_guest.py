@@ -6,8 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from backends import (BackendMissing, disk, shared, shared_boot, small_blk,
-                      storage_daemon)
+from backends import disk, shared, shared_boot, small_blk, storage_daemon
 from config import GIB, MIB, Config
 from fewslots import vhost_info
 from memory import settle
@@ -26,14 +25,9 @@ class FewSlotsGuest(MemslotsTest):
         """A disk of random content, and who has it."""
         image = self.directory / name
         image.write_bytes(os.urandom(size))
-        try:
-            daemon = (small_blk(name, image, slots) if slots else
-                      storage_daemon(name, image))
-        except BackendMissing as error:
-            self.skipTest(str(error))
-        self.vms.append(daemon)
-        self.addCleanup(daemon.stop)
-        return image, disk(name, daemon.start())
+        daemon = (self.run_backend(small_blk, name, image, slots) if slots
+                  else self.run_backend(storage_daemon, name, image))
+        return image, disk(name, daemon)
 
     def test_across_boundaries(self):
         """Words and DMA that begin in one memslot and end in the next.

@@ -7,7 +7,7 @@ destination while its state is loaded, by parts of that side's backend.
 
 import os
 
-from backends import BackendMissing, disk, small_blk
+from backends import disk, small_blk
 from config import GIB, MIB
 from fewslots import FewSlotsTest
 from memory import device_infos
@@ -126,14 +126,9 @@ class FewSlotsMigration(FewSlotsTest):
     # -- with real backends -----------------------------------------------
 
     def daemon_of(self, name, image, slots):
-        try:
-            daemon = small_blk(name, image, slots)
-        except BackendMissing as error:
-            self.skipTest(str(error))
+        daemon = self.run_backend(small_blk, name, image, slots)
         daemon.image = image
-        self.vms.append(daemon)
-        self.addCleanup(daemon.stop)
-        return daemon.start()
+        return daemon
 
     @staticmethod
     def windows(contents):

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from backends import BackendMissing, disk, shared_boot, small_blk
+from backends import disk, shared_boot, small_blk
 from config import GIB, MACHINES, MIB
 from hostmem import SharedHostMemory
 from memory import device_infos
@@ -173,13 +173,7 @@ class SweepParts(SweepTest):
         image = self.directory / 'image'
         data = os.urandom(4 * MIB)
         image.write_bytes(data)
-        try:
-            daemon = small_blk('small', image)
-        except BackendMissing as missing:
-            self.skipTest(str(missing))
-        self.vms.append(daemon)
-        self.addCleanup(daemon.stop)
-        daemon.start()
+        daemon = self.run_backend(small_blk, 'small', image)
         vm, driver, base = self.start_parts(daemon)
         blk = VirtioBlk(vm)
         self.check_one_part(vm)

@@ -9,7 +9,7 @@ or nowhere.
 import contextlib
 import functools
 
-from backends import BackendMissing, disk
+from backends import disk
 from config import GIB, MACHINES, MIB
 from memslots import memslots
 from slowdisk import Disk, Hanging, Throttled, random_image
@@ -44,13 +44,8 @@ class VhostFlight(VhostUserTest):
         self.image = random_image(self.directory / f'image-{len(self.vms)}',
                                   4 * MIB)
         self.content = self.image.read_bytes()
-        try:
-            self.slow = kind('slow', self.image, queues, self.thread)
-        except BackendMissing as error:
-            self.skipTest(str(error))
-        self.vms.append(self.slow)
-        self.addCleanup(self.slow.stop)
-        self.slow.start()
+        self.slow = self.run_backend(kind, 'slow', self.image, queues,
+                                     self.thread)
         vm = self.start([*machine,
                          *disk('disk', self.slow, queues)], [small()])
         self.driver = Disk(vm, queues)

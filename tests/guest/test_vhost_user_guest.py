@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from backends import (BackendMissing, disk, file_system, shared, shared_boot,
-                      small_blk, storage_daemon, virtiofsd)
+from backends import (disk, file_system, shared, shared_boot, small_blk,
+                      storage_daemon, virtiofsd)
 from config import GIB, MIB, Config
 from fewslots import vhost_info
 from memory import load_module, request, resize, settle
@@ -36,15 +36,6 @@ class VhostUserGuest(MemslotsTest):
         path.write_bytes(content)
         os.truncate(path, size)
         return path
-
-    def run_backend(self, make, *arguments):
-        try:
-            backend = make(*arguments)
-        except BackendMissing as error:
-            self.skipTest(str(error))
-        self.vms.append(backend)
-        self.addCleanup(backend.stop)
-        return backend.start()
 
     def config(self, *extra, requested=0, cpus=1):
         # Boot memory that is too small for what goes to the page cache.

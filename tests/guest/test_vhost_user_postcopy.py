@@ -8,7 +8,7 @@ what that is, to get the page or to make it, and to wake the backend.
 import os
 from pathlib import Path
 
-from backends import BackendMissing, disk, small_blk, storage_daemon
+from backends import disk, small_blk, storage_daemon
 from config import GIB, MIB
 from fewslots import EJECT_PORT, PC
 from migration import (CRAWL, UNLIMITED, begin, enable, follow,
@@ -55,15 +55,10 @@ class VhostUserPostcopy(VhostUserTest):
 
     def start_side(self, name, make, **options):
         """A VM with a backend of its own for the same image."""
-        try:
-            daemon = make(name, self.image)
-        except BackendMissing as error:
-            self.skipTest(str(error))
-        self.vms.append(daemon)
-        self.addCleanup(daemon.stop)
+        daemon = self.run_backend(make, name, self.image)
         device = small(size=SIZE)
         device.backend_options.update(options)
-        return self.start([*PC, *disk('disk', daemon.start(), addr=DISK), *(
+        return self.start([*PC, *disk('disk', daemon, addr=DISK), *(
             ['-incoming', 'defer'] if name == 'destination' else [])],
             [device], memory=MEMORY)
 

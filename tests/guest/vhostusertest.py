@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pciaccess
-from backends import BackendMissing, shared, shared_boot, storage_daemon
+from backends import shared, shared_boot, storage_daemon
 from config import GIB, MIB
 from guesttest import GuestTest, Settings
 from memory import device_infos
@@ -97,14 +97,9 @@ class VhostUserTest(GuestTest):
         """A real one, with a disk of random content."""
         image = self.directory / f'image{len(os.listdir(self.directory))}'
         image.write_bytes(os.urandom(size))
-        try:
-            daemon = make('storage-daemon', image, queues)
-        except BackendMissing as error:
-            self.skipTest(str(error))
+        daemon = self.run_backend(make, 'storage-daemon', image, queues)
         daemon.image = image
-        self.vms.append(daemon)
-        self.addCleanup(daemon.stop)
-        return daemon.start()
+        return daemon
 
     def start(self, extra=(), devices=(), accel='qtest', space=0, memory=GIB):
         """A VM that runs, where the accelerator lets it."""
